@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens of a step's candidate pieces, copied out of their shards in one native call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..shards import Shard, gather
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidate pieces of the local slots of one step, slot after slot.
+
+    `slot`, `shard`, `row`, `sample_id`, `offset`, `length` are [m] int64; `tokens` holds the pieces
+    one after the other as stored, `start` [m + 1] int64 where each begins.
+    """
+
+    slot: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
+    sample_id: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    start: np.ndarray
+    tokens: np.ndarray
+
+    def piece_ids(self) -> np.ndarray:
+        """Name each piece by sample and offset: [m] int64, distinct within a step."""
+        return (self.sample_id << 20) ^ self.offset
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where pieces are stored: [m] int64 each."""
+
+    shard: np.ndarray
+    row: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+
+
+def gather_tokens(
+    get: Callable[[Sequence[int]], list[Shard]], column: str, place: Place, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Copy pieces out of their shards.
+
+    Returns:
+        tokens [sum of lengths] of `dtype`, and where each piece starts, [m + 1] int64.
+    """
+    start = np.concatenate([[0], np.cumsum(place.length)]).astype(np.int64)
+    tokens = np.empty(int(start[-1]), dtype=dtype)
+    shard_ids, shard_pos = np.unique(place.shard, return_inverse=True)
+    gather(
+        get(shard_ids.tolist()),
+        column,
+        shard_pos.astype(np.int32),
+        place.row.astype(np.int32),
+        place.offset,
+        place.offset + place.length,
+        tokens,
+    )
+    return tokens, start
+
+
+def gather_candidates(
+    get: Callable[[Sequence[int]], list[Shard]],
+    column: str,
+    slot: np.ndarray,
+    place: Place,
+    first_sample: np.ndarray,
+    dtype: np.dtype,
+) -> Candidates:
+    """Gather the tokens of candidate pieces and name their samples."""
+    tokens, start = gather_tokens(get, column, place, dtype)
+    sample_id = first_sample[place.shard] + place.row
+    return Candidates(
+        slot, place.shard, place.row, sample_id, place.offset, place.length, start, tokens
+    )

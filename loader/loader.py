@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one object users hold: an endless stream of ready batches that is a real DataLoader.
+
+`iter()` is cheap and goes on where the stream stands. `state_dict()` is small, equal on all ranks and
+exact at any step; `load_state_dict()` takes effect at the next `iter()`. With a console the trainer also
+answers `refresh_due()` with `probes()` and `credit()`. One thread makes batches ahead, a few fetch
+shards; `close()` joins them. Not thread-safe: one consumer.
+Source: docs/architecture.md for the contract with trainers.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from .agents import AgentSet
+from .config import LoaderConfig
+from .console import Console
+from .corpus import open_corpus
+from .errors import AgentError, ConfigError, StateError
+from .ledger import Ledger, ProbeRecord, StepRecord
+from .metrics import Meter
+from .order import Order
+from .prefetch import Ahead, ShardCache, Source
+from .probes import ProbeBatch, ProbePlan, draw_probes
+from .shards import fetch_shard
+from .state import check_plan, decode, encode
+from .steps import Step, StepMaker, slot_layout
+from .storage import open_store
+
+Batch = dict[str, torch.Tensor]
+
+
+class _Batches(IterableDataset[Batch]):
+    """Stands where trainers look for `loader.dataset`; the batches come from the loader itself."""
+
+    def __init__(self, loader: "Loader") -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        raise ConfigError("iterate the Loader itself: a DataLoader around its dataset reads nothing")
+
+    def state_dict(self, num_samples: int = 0, from_beginning: bool = True) -> dict[str, Any]:
+        return self._loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._loader.load_state_dict(state)
+
+
+class Loader(DataLoader[Batch]):
+    """Stream a corpus as batches of packed documents, selected by a console if there is one.
+
+    Args:
+        url: The bucket folder that holds the corpus: a path, file:// or s3://.
+        settings: The fields of `LoaderConfig`; `batch_rows` and `seq_len` are required.
+
+    Raises:
+        ConfigError, StorageError, ShardError, AgentError: What is wrong, where, what to do.
+
+    A batch holds `input_ids`, `labels` (unshifted, -100 where nothing may be predicted) and
+    `position_ids`: [rows, seq_len] int64 each, rows those of this rank.
+    """
+
+    _is_accelerate_prepared = True
+    use_stateful_dataloader = True
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self.config = config = LoaderConfig.from_settings(settings)
+        _, world_size = config.ranks
+        super().__init__(_Batches(self), batch_size=None)
+        local_rows = config.batch_rows // world_size
+        sampler = SimpleNamespace(set_epoch=lambda epoch: None)
+        self.__dict__["batch_size"] = local_rows
+        self.__dict__["batch_sampler"] = SimpleNamespace(
+            batch_size=local_rows, drop_last=True, sampler=sampler
+        )
+        self._source = _open_source(url, config)
+        try:
+            self._agents = _load_agents(url, config)
+            self.console = (
+                Console(config.console, self._agents)
+                if config.console is not None and self._agents is not None
+                else None
+            )
+            self._slot_layout = slot_layout(config, self._source)
+        except BaseException:
+            self._source.cache.close()
+            raise
+        self._plan = self._make_plan()
+        self._maker: StepMaker | None = None
+        self._ahead: Ahead[Step] | None = None
+        self._delivered = self._acknowledged = 0
+        self._table: np.ndarray | None = None
+        self._pending: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._probes: ProbeBatch | None = None
+        self._late_step = -1
+        self._meter = Meter(self._source.cache)
+        self._ledger: Ledger | None = None
+
+    # Iteration -----------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Go on where the stream stands; pulls nothing yet."""
+        if self.config.epoch_batches is None:
+            while True:
+                yield self._next()
+        for _ in range(self.config.epoch_batches - self._delivered % self.config.epoch_batches):
+            yield self._next()
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch; TypeError on an endless stream."""
+        if self.config.epoch_batches is None:
+            raise TypeError("this stream is endless: set epoch_batches to give it a length")
+        return self.config.epoch_batches
+
+    def peek(self) -> Batch:
+        """Return the next batch without moving on."""
+        ahead = self._started()
+        self._check_feedback(ahead)
+        return {name: tensor.clone() for name, tensor in ahead.peek().batch.items()}
+
+    def _next(self) -> Batch:
+        started = time.perf_counter()
+        ahead = self._started()
+        self._check_feedback(ahead)
+        step = ahead.take()
+        assert self._maker is not None
+        batch = self._maker.receive(step)
+        self._delivered = step.step + 1
+        self._pending[step.step] = step.table
+        if not self.config.acknowledge:
+            self._acknowledge_to(step.step)
+        if self._ledger is not None:
+            self._ledger.append(_record(step, self._slot_layout.num_slots, self.config))
+        self._meter.delivered(step, time.perf_counter() - started)
+        return batch
+
+    def _started(self) -> Ahead[Step]:
+        if self._ahead is None:
+            self._maker = StepMaker(
+                self._source, self.config, self._slot_layout, self.console, self._agents
+            )
+            if self._table is not None:
+                self._maker.cursor.load(self._table)
+            depth = self.config.prefetch_batches
+            self._ledger = self._open_ledger()
+            self._ahead = Ahead(self._maker.make, self._is_ready, first=self._delivered, depth=depth)
+        return self._ahead
+
+    def _check_feedback(self, ahead: Ahead[Step]) -> None:
+        """Do not wait for feedback that can no longer come: the consumer is here, not training."""
+        if self.console is None or not ahead.is_blocked():
+            return
+        step = self._delivered
+        if self.config.deterministic:
+            raise StateError(
+                f"step {step} needs the rewards of refresh {self.console.version + 1}: call "
+                "loader.refresh_due(), loader.probes(refresh) and loader.credit(refresh, ids, "
+                "rewards) after each training step, or pass deterministic=False"
+            )
+        self._late_step = step
+        ahead.notify()
+
+    def _is_ready(self, step: int) -> bool:
+        """Whether the policy of a step is settled, or was given up waiting for."""
+        return self.console is None or step <= self._late_step or self.console.settled(step)
+
+    # Feedback ------------------------------------------------------------------------------------
+
+    def refresh_due(self, steps_done: int | None = None) -> int | None:
+        """Return the refresh that falls after this many training steps until it is credited.
+
+        Args:
+            steps_done: Steps trained; None takes the batches delivered (or acknowledged) so far.
+        """
+        if self.console is None:
+            return None
+        done = self._acknowledged if steps_done is None else steps_done
+        return self.console.refresh_due(done)
+
+    def probes(self, refresh: int) -> ProbeBatch:
+        """Draw the probes of a refresh; equal on all ranks, the cursor stays."""
+        console, agents = self._needs_console()
+        plan = ProbePlan(
+            num_probes=console.config.num_probes,
+            piece_tokens=self.config.seq_len,
+            seed=self.config.seed,
+            mode=console.config.mode,
+        )
+        self._probes = draw_probes(self._source, agents, console.latest, plan, refresh)
+        return self._probes
+
+    def credit(self, refresh: int, ids: np.ndarray, rewards: np.ndarray) -> None:
+        """Credit the probes of a refresh.
+
+        Args:
+            refresh: The number that `refresh_due` gave.
+            ids: [n] int64, every id of `probes(refresh)`, in any order.
+            rewards: [n] float64, how much training on each probe helps, per token; higher is better.
+
+        Raises:
+            StateError: Probes of another refresh, unknown or missing ids, or too late.
+        """
+        console, _ = self._needs_console()
+        if self._probes is None or self._probes.refresh != refresh:
+            self.probes(refresh)
+        probes = self._probes
+        assert probes is not None
+        order = np.argsort(np.asarray(ids), kind="stable")
+        if not np.array_equal(np.asarray(ids)[order], probes.ids):
+            raise StateError(f"refresh {refresh}: credit needs each of its {len(probes.ids)} probes once")
+        rewards = np.asarray(rewards, dtype=np.float64)[order]
+        console.credit(
+            refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of
+        )
+        if self._ledger is not None:
+            self._ledger.append_probes(_probe_record(probes, rewards, self._delivered))
+        self._probes = None
+        if self._ahead is not None:
+            self._ahead.notify()
+
+    def acknowledge(self, batch_id: int) -> None:
+        """Say that a batch, counted from 0 over the whole stream, was trained on."""
+        if batch_id not in self._pending:
+            raise StateError(f"batch {batch_id} is not among those delivered and unacknowledged")
+        self._acknowledge_to(batch_id)
+
+    def _acknowledge_to(self, batch_id: int) -> None:
+        while self._pending and next(iter(self._pending)) <= batch_id:
+            _, self._table = self._pending.popitem(last=False)
+        self._acknowledged = batch_id + 1
+
+    def _needs_console(self) -> tuple[Console, AgentSet]:
+        if self.console is None or self._agents is None:
+            raise AgentError("this loader has no console: pass console=ConsoleConfig(...)")
+        return self.console, self._agents
+
+    # State ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state at the last acknowledged batch: equal on all ranks, plain values."""
+        layout = self._slot_layout
+        table = self._table
+        if table is None:
+            table = np.zeros((layout.num_slots, 1 + 2 * layout.lanes), dtype=np.int64)
+            table[:, 1::2] = -1
+        body = {
+            "plan": self._plan,
+            "step": self._acknowledged,
+            "console": self.console.state_dict() if self.console is not None else None,
+        }
+        return encode(body, table)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state at the next `iter()`; an empty state changes nothing."""
+        if not state:
+            return
+        body, table = decode(state)
+        check_plan(body["plan"], self._plan)
+        self._stop()
+        if self.console is not None:
+            self.console.load_state_dict(body["console"])
+        self._table = table
+        self._delivered = self._acknowledged = int(body["step"])
+        self._pending.clear()
+        self._probes = None
+        self._close_ledger()  # what runs again is a new attempt
+
+    def _make_plan(self) -> dict[str, Any]:
+        config, layout = self.config, self._slot_layout
+        return {
+            "samples": self._source.corpus.num_samples,
+            "shards": len(self._source.corpus.shards),
+            "seed": config.seed,
+            "shuffle": config.shuffle,
+            "window_shards": config.window_shards,
+            "batch_rows": config.batch_rows,
+            "seq_len": config.seq_len,
+            "num_slots": layout.num_slots,
+            "lanes": layout.lanes,
+            "num_candidates": layout.num_candidates,
+            "console": self.console is not None,
+        }
+
+    # The rest ------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, float]:
+        """Return one flat dict of scalars about the time since the last call."""
+        metrics = self._meter.read()
+        metrics["data/queue_depth"] = float(self._ahead.depth if self._ahead is not None else 0)
+        metrics["data/epoch"] = self._epoch()
+        if self.console is not None:
+            metrics.update(self.console.metrics())
+        return metrics
+
+    def flush(self) -> None:
+        """Publish what the ledger holds in memory; call it with each checkpoint."""
+        if self._ledger is not None:
+            self._ledger.flush()
+
+    def close(self) -> None:
+        """Join all threads, publish the ledger, let go of memory."""
+        self._stop()
+        self._source.cache.close()
+        self._close_ledger()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = self._maker = None
+
+    def _open_ledger(self) -> Ledger | None:
+        config = self.config
+        if config.ledger is None:
+            return None
+        rank, world_size = config.ranks
+        return Ledger(
+            open_store(config.ledger, config.storage_options),
+            config.flush_steps,
+            attempt=config.attempt,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _close_ledger(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def _epoch(self) -> float:
+        if self._table is None:
+            return 0.0
+        return float(self._table[:, 0].sum()) / self._source.corpus.num_samples
+
+
+def _open_source(url: str, config: LoaderConfig) -> Source:
+    corpus = open_corpus(url, config.storage_options)
+    order = Order(
+        corpus.samples_per_shard,
+        seed=config.seed,
+        window_shards=config.window_shards,
+        shuffle=config.shuffle,
+    )
+    cache = ShardCache(
+        corpus.shards,
+        lambda info: fetch_shard(corpus.store, info),
+        budget_bytes=config.budget_bytes,
+        num_threads=config.fetch_threads,
+    )
+    try:
+        return Source(corpus, config.column, order, cache)
+    except BaseException:
+        cache.close()
+        raise
+
+
+def _load_agents(url: str, config: LoaderConfig) -> AgentSet | None:
+    if config.console is None or isinstance(config.agents, AgentSet):
+        return config.agents if isinstance(config.agents, AgentSet) else None
+    where = config.agents or url.rstrip("/").rsplit("/", 1)[0]
+    where = where.removesuffix("/agents.safetensors")
+    return AgentSet.load(open_store(where, config.storage_options))
+
+
+def _record(step: Step, num_slots: int, config: LoaderConfig) -> StepRecord:
+    rank, world_size = config.ranks
+    candidates, kept = step.candidates, step.kept
+    num = len(candidates.length)
+    slot_tokens = config.batch_rows // num_slots * config.seq_len
+    row_start = np.full(num, -1, dtype=np.int64)
+    row_start[kept.candidate] = kept.target % slot_tokens
+    length = candidates.length.astype(np.int32)
+    length[kept.candidate] = kept.length
+    is_kept = row_start >= 0
+    policy = step.policy
+    num_agents = len(policy.theta) if policy is not None else 0
+    votes = np.zeros((num, num_agents), np.float32)
+    states = np.zeros((num, num_agents), np.int32)
+    total = np.zeros(num, np.float32)
+    if step.scores is not None and step.selection is not None:
+        votes, states = step.scores.votes.numpy(), step.scores.states.numpy()
+        total = step.selection.scores.numpy().reshape(-1)
+    return StepRecord(
+        step=step.step,
+        policy_version=policy.version if policy is not None else 0,
+        theta=policy.theta if policy is not None else np.zeros(0),
+        memory=policy.memory if policy is not None else np.zeros((0, 0)),
+        slot=(candidates.slot + rank * (num_slots // world_size)).astype(np.int32),
+        row_start=row_start,
+        sample_id=candidates.sample_id,
+        offset=candidates.offset,
+        length=length,
+        kept=is_kept,
+        votes=votes,
+        states=states,
+        score=total,
+    )
+
+
+def _probe_record(probes: ProbeBatch, rewards: np.ndarray, step: int) -> ProbeRecord:
+    agent_of = probes.agent_of if probes.agent_of is not None else np.empty(0, np.int32)
+    return ProbeRecord(
+        refresh=probes.refresh,
+        step=step,
+        sample_id=probes.sample_id,
+        states=probes.states,
+        weight=probes.weights,
+        reward=rewards,
+        agent_of=agent_of,
+    )

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running ahead: shards under a byte budget, and steps made before they are asked for."""
+
+from .ahead import Ahead
+from .cache import ShardCache
+from .source import Source
+
+__all__ = ["Ahead", "ShardCache", "Source"]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps made ahead of the one that is asked for, by one thread, in order.
+
+The thread makes step t only once `ready(t)` says that the policy of step t is settled, so what a step
+holds never depends on timing. An error while making a step is raised where that step is asked for.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Ahead(Generic[Item]):
+    """A bounded queue of made steps.
+
+    Args:
+        make: Makes the item of a step; called by one thread, step after step.
+        ready: Whether a step may be made now. It must stay true once it is true.
+        first: The first step.
+        depth: How many made steps may wait.
+    """
+
+    def __init__(
+        self, make: Callable[[int], Item], ready: Callable[[int], bool], *, first: int, depth: int
+    ) -> None:
+        self._make = make
+        self._ready = ready
+        self._depth = depth
+        self._next = first
+        self._made: deque[Item | BaseException] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="moot-ahead", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many made steps wait."""
+        return len(self._made)
+
+    def notify(self) -> None:
+        """Say that `ready` may answer otherwise now."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def is_blocked(self) -> bool:
+        """Whether nothing is made and the next step is not ready."""
+        with self._changed:
+            return not self._made and not self._ready(self._next)
+
+    def peek(self) -> Item:
+        """Return the next item and leave it in the queue."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._made or self._closed)
+            return self._first()
+
+    def take(self) -> Item:
+        """Return the next item, waiting for it."""
+        item = self.peek()
+        with self._changed:
+            self._made.popleft()
+            self._changed.notify_all()
+        return item
+
+    def close(self) -> None:
+        """Stop and join the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _first(self) -> Item:
+        if not self._made:
+            raise RuntimeError("the loader was closed while a batch was asked for")
+        item = self._made[0]
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _may_make(self) -> bool:
+        return self._closed or (len(self._made) < self._depth and self._ready(self._next))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._may_make)
+                if self._closed:
+                    return
+                step = self._next
+            try:
+                item: Item | BaseException = self._make(step)
+            except BaseException as error:  # raised where the step is asked for
+                item = error
+            with self._changed:
+                self._made.append(item)
+                self._next = step + 1
+                self._changed.notify_all()
+                if isinstance(item, BaseException):
+                    return

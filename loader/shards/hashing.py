@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Digests of whole files, by the names an index uses: hashlib's and xxhash's.
+
+Among several digests the strongest known is checked: long cryptographic ones first, then the old
+ones, then the fast ones that guard against accidents only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import xxhash
+
+from ..errors import ShardError
+
+_STRONGEST = (
+    *("sha3_512", "blake2b", "sha512", "sha3_384", "sha384", "sha3_256", "sha256", "blake2s"),
+    *("sha512_256", "sha3_224", "sha224", "sha512_224", "sm3", "ripemd160", "sha1", "md5"),
+    *("md5-sha1", "xxh3_128", "xxh128", "xxh3_64", "xxh64", "xxh32"),
+)
+
+
+def find_hash(algorithm: str) -> Callable[[Any], Any] | None:
+    """Return the constructor of a hash by its name, None if it is unknown here."""
+    if algorithm in xxhash.algorithms_available:
+        return getattr(xxhash, algorithm)
+    if algorithm in hashlib.algorithms_available and not algorithm.startswith("shake_"):
+        return lambda data: hashlib.new(algorithm, data, usedforsecurity=False)
+    return None
+
+
+def digest(algorithm: str, data: Any) -> str:
+    """Return the hex digest of a buffer.
+
+    Raises:
+        ShardError: The algorithm is unknown here.
+    """
+    constructor = find_hash(algorithm)
+    if constructor is None:
+        raise ShardError(f"unknown hash {algorithm!r}; use one of hashlib's or xxhash's, as xxh64")
+    return constructor(data).hexdigest()
+
+
+def check_digest(where: str, data: Any, digests: Mapping[str, str]) -> None:
+    """Compare a buffer with the strongest of its listed digests; none listed passes.
+
+    Raises:
+        ShardError: They differ, or no listed algorithm is known.
+    """
+    if not digests:
+        return
+    known = [name for name in digests if find_hash(name) is not None]
+    if not known:
+        raise ShardError(f"{where}: cannot verify, unknown hashes {', '.join(digests)}")
+    rank = {name: position for position, name in enumerate(_STRONGEST)}
+    algorithm = min(known, key=lambda name: (rank.get(name, len(rank)), name))
+    got = digest(algorithm, data)
+    if got != digests[algorithm].lower():
+        raise ShardError(
+            f"{where} is corrupt: {algorithm} is {got}, the index expects {digests[algorithm]}; "
+            "copy or write the file again"
+        )

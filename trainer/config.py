@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is: the corpus, the selection, the model, the steps. Read from TOML, kept with the run."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..loader import ConsoleConfig
+from ..loader.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KINDS = ("random", "threshold", "console")
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """[data]: what is streamed and how it is selected."""
+
+    corpus: str
+    """The bucket folder with train/, reference/, heldout/ and tokenizer.json."""
+    kind: str = "console"
+    """"random" streams everything, "threshold" cuts by the quality label, "console" selects."""
+    keep: float = 0.25
+    """The share of candidate tokens trained on ("threshold" and "console")."""
+    threshold: int = 3
+    """"threshold": the lowest quality state, 0 to 4, that is let through."""
+    batch_rows: int = 16
+    """Rows of a batch."""
+    seq_len: int = 256
+    """Tokens in a row."""
+    window_shards: int = 8
+    """Shards shuffled together."""
+    budget_mb: int = 512
+    """MiB that decoded shards may take."""
+    storage_options: dict[str, str] = field(default_factory=dict)
+    """Options of the bucket: endpoint, region, ..."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.kind not in KINDS:
+            raise ConfigError(f"data.kind is {self.kind!r}, must be one of {', '.join(KINDS)}")
+        if not 0 <= self.threshold <= 4:
+            raise ConfigError(f"data.threshold is {self.threshold}, must be in [0, 4]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """[model]: the shape of the GPT; its vocabulary is the tokenizer's."""
+
+    dim: int = 128
+    """Width of the residual stream."""
+    num_layers: int = 4
+    """Blocks."""
+    num_heads: int = 4
+    """Attention heads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """[train]: steps, optimizer, rhythm of evaluations and checkpoints."""
+
+    steps: int = 400
+    """Optimizer steps."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW."""
+    min_lr_share: float = 0.1
+    """What the cosine leaves of it."""
+    warmup_steps: int = 30
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    """Of matrices; vectors are not decayed."""
+    beta2: float = 0.98
+    """AdamW's second decay."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    accumulation: int = 1
+    """Passes a step; the rows of a batch are split over them."""
+    eval_steps: int = 40
+    """Steps between evaluations."""
+    eval_tokens: int = 65_536
+    """Tokens of the reference and of the held-out set an evaluation reads."""
+    checkpoint_steps: int = 100
+    """Steps between checkpoints."""
+    log_steps: int = 5
+    """Steps between lines of metrics.jsonl."""
+    threads: int = 0
+    """torch threads; 0 leaves torch's own choice."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto"."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        names = ("steps", "accumulation", "eval_steps", "eval_tokens", "checkpoint_steps")
+        for name in (*names, "log_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}, must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedbackSettings:
+    """[feedback]: how probes are rewarded."""
+
+    reference_docs: int = 24
+    """Reference documents behind the reference gradient of one refresh."""
+    max_probe_tokens: int = 128
+    """Tokens of a probe that are read."""
+    shuffle_rewards: bool = False
+    """A control: rewards are permuted among the probes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """A whole run. `out` is its directory; `seed` names order, model and probes."""
+
+    out: str
+    seed: int = 0
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.data.batch_rows % self.train.accumulation:
+            raise ConfigError(
+                f"train.accumulation ({self.train.accumulation}) must divide data.batch_rows "
+                f"({self.data.batch_rows})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "RunConfig":
+        """Build from nested mappings; ConfigError names a key that does not exist."""
+        check_keys(cls, settings, "")
+        if "out" not in settings or "corpus" not in settings.get("data", {}):
+            raise ConfigError("a run needs `out` and, in [data], `corpus`")
+        sections: dict[str, Any] = {
+            "data": DataConfig,
+            "model": ModelConfig,
+            "train": TrainConfig,
+            "feedback": FeedbackSettings,
+        }
+        values = {
+            name: _section(sections[name], value, name) if name in sections else value
+            for name, value in settings.items()
+        }
+        if "console" in values:
+            values["console"] = ConsoleConfig.from_dict(values["console"])
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "RunConfig":
+        """Read a TOML file."""
+        try:
+            text = Path(path).read_text()
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            return cls.from_dict(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+
+def check_keys(owner: type, settings: Mapping[str, Any], where: str) -> None:
+    """Refuse keys that `owner` does not have, with the nearest one that it has."""
+    known = [item.name for item in fields(owner)]
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"no setting {where}{key}; {hint}")
+
+
+def _section(owner: type[Section], settings: Any, name: str) -> Section:
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"[{name}] must be a table")
+    check_keys(owner, settings, f"{name}.")
+    try:
+        return owner(**settings)
+    except TypeError as error:
+        raise ConfigError(f"[{name}]: {error}") from error

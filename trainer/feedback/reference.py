@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The direction rewards are measured along: the reference gradient, preconditioned by Adam.
+
+`g_ref` is the gradient of the mean loss per predicted token over the reference documents.
+`P = 1 / (sqrt(v_hat) + eps)` is the diagonal Adam divides by, from the optimiser's `exp_avg_sq`
+with its bias correction; a parameter the optimiser has not stepped yet has P = 1.
+Nothing is written to parameters, `.grad` or the optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...loader.errors import ConfigError
+from ..cross_entropy import loss_and_gradient
+from ..model import autocast
+from ..rows import Rows, pack
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceGradient:
+    """The gradient of the mean reference loss."""
+
+    gradients: dict[nn.Parameter, Tensor]
+    """One for each trainable parameter, shape and dtype of the parameter."""
+    loss: float
+    """Mean over the predicted tokens, in nats."""
+    num_predicted: int
+    """Number of tokens the loss predicts."""
+
+
+def reference_gradient(model: nn.Module, rows: Rows, max_tokens: int) -> ReferenceGradient:
+    """Compute the gradient of the mean loss per token.
+
+    Args:
+        model: in the mode it is to be measured in.
+        rows: the packed reference documents.
+        max_tokens: tokens of one pass.
+
+    Returns:
+        Gradients added over the passes in order, then divided once.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    totals = [torch.zeros_like(p) for p in parameters]
+    summed_loss = 0.0
+    for part in rows.passes(max_tokens, parameters[0].device):
+        part_loss, gradients = pass_gradients(model, part, parameters)
+        summed_loss += part_loss
+        torch._foreach_add_(totals, gradients)
+    torch._foreach_div_(totals, float(rows.num_predicted))
+    return ReferenceGradient(
+        dict(zip(parameters, totals, strict=True)),
+        summed_loss / rows.num_predicted,
+        rows.num_predicted,
+    )
+
+
+def pass_gradients(
+    model: nn.Module, rows: Rows, parameters: Sequence[nn.Parameter]
+) -> tuple[float, list[Tensor]]:
+    """Return the summed loss of some rows (on the model's device) and its gradients."""
+    with autocast(rows.input_ids.device):
+        logits = model(rows.input_ids, rows.position_ids)
+    logits_gradient = torch.empty_like(logits)
+    losses = loss_and_gradient(logits, rows.labels, logits_gradient)
+    gradients = torch.autograd.grad(
+        logits, parameters, logits_gradient, allow_unused=True, materialize_grads=True
+    )
+    return float(losses.sum(dtype=torch.float64)), list(gradients)
+
+
+def document_gradient(
+    model: nn.Module, document: np.ndarray, row_tokens: int, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """Return the gradient of the summed loss of one document of at least two tokens."""
+    rows = pack([document], row_tokens)
+    (part,) = rows.passes(rows.input_ids.numel(), parameters[0].device)
+    return pass_gradients(model, part, parameters)[1]
+
+
+def precondition(
+    optimizer: torch.optim.Optimizer | None, reference: ReferenceGradient
+) -> tuple[dict[nn.Parameter, Tensor], int]:
+    """Return G = P g_ref, and how many parameters had no second moment yet (P = 1 there).
+
+    Raises:
+        ConfigError: the optimiser is not of Adam's kind, or does not hold a parameter.
+    """
+    if optimizer is None:
+        raise ConfigError('reward = "inner" needs the optimizer; pass it, or take "cosine"')
+    group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
+    directions, num_identity = {}, 0
+    for parameter, gradient in reference.gradients.items():
+        if parameter not in group_of:
+            raise ConfigError(
+                f"a trainable parameter of shape {list(parameter.shape)} is in no group of the "
+                "optimizer; add it, or freeze it with requires_grad_(False)"
+            )
+        denominator = _denominator(optimizer, parameter, group_of[parameter])
+        num_identity += denominator is None
+        directions[parameter] = gradient if denominator is None else gradient / denominator
+    return directions, num_identity
+
+
+def _denominator(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict
+) -> Tensor | None:
+    """Return sqrt(v_hat) + eps, or None before the first step."""
+    if "betas" not in group or "eps" not in group:
+        raise ConfigError(
+            f'reward = "inner" reads Adam\'s second moment, and {type(optimizer).__name__} has '
+            'none; train with AdamW, or take reward = "cosine"'
+        )
+    state = optimizer.state.get(parameter) or {}
+    steps = float(state.get("step", 0))
+    if steps == 0 or "exp_avg_sq" not in state:
+        return None
+    second_moment = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    correction = 1.0 - float(group["betas"][1]) ** steps
+    return (second_moment / correction).sqrt_().add_(group["eps"])

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""document_scores: what the agents think of each document, from its tokens alone.
+
+Native C++ on the CPU, one fused Triton kernel on CUDA, plain torch as the specification; all
+give the same bits. Mathematics and cost: docs/ops/document_scores.md.
+"""
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Implementation, choose
+from .reference import document_scores_reference
+from .tables import ARGMAX, BINNED, STORED, AgentTables, DocumentScores, NgramModel, check_tensor
+
+__all__ = ["AgentTables", "DocumentScores", "NgramModel", "document_scores"]
+
+TOKEN_DTYPES = (torch.uint16, torch.int32, torch.int64)
+MAX_TOKENS = 1 << 29
+"""Tokens a call; the kernel's int32 partial sums cannot overflow below it."""
+
+
+def document_scores(
+    tokens: Tensor,
+    cu_seqlens: Tensor,
+    model: NgramModel,
+    agents: AgentTables,
+    stored_states: Tensor | None = None,
+    *,
+    implementation: Implementation = "auto",
+) -> DocumentScores:
+    """Score packed documents: n-gram bag, heads, states, votes and their theta-weighted total.
+
+    A document's scores depend on its own tokens only. To split the work over threads, pass
+    slices of cu_seqlens with the same tokens: the native routine releases the GIL, runs in the
+    calling thread and writes only its own results.
+
+    Args:
+        tokens: [T] uint16, int32 or int64; the low 32 bits of a token count.
+        cu_seqlens: [n+1] int64, not descending, within [0, T]; document i is
+            tokens[cu_seqlens[i]:cu_seqlens[i+1]]. It need not start at 0 nor end at T.
+        model: The n-gram model, on the device of the tokens.
+        agents: The agents' tables, on the device of the tokens.
+        stored_states: [n, A] int32; read for agents of kind 0 only, there in [0, num_states).
+        implementation: "auto" takes the kernel on CUDA and the native routine on the CPU;
+            "triton" on CPU tensors needs TRITON_INTERPRET=1.
+
+    Returns:
+        DocumentScores of new tensors; votes[i, a] = memory[a, states[i, a]].
+
+    Raises:
+        ValueError: A shape, dtype, device or (on the CPU) content that does not fit. On CUDA
+            contents are not looked at; there a stored state out of range makes the vote NaN.
+
+    Source: docs/ops/document_scores.md.
+    """
+    _check(tokens, cu_seqlens, model, agents, stored_states)
+    chosen = choose(implementation, tokens.device)
+    if tokens.device.type == "cpu":
+        _check_contents(tokens, cu_seqlens, model, agents, stored_states)
+    if chosen == "reference":
+        return document_scores_reference(tokens, cu_seqlens, model, agents, stored_states)
+    if chosen == "native":
+        from .native import document_scores_native as run
+    else:
+        from .kernel import document_scores_fwd as run
+    return run(tokens, cu_seqlens, model, agents, stored_states)
+
+
+def _check(
+    tokens: Tensor,
+    cu_seqlens: Tensor,
+    model: NgramModel,
+    agents: AgentTables,
+    stored_states: Tensor | None,
+) -> None:
+    """Raise ValueError for shapes, dtypes and devices that do not fit."""
+    if not isinstance(tokens, Tensor) or tokens.dtype not in TOKEN_DTYPES:
+        have = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"tokens are {have}; they must be a uint16, int32 or int64 tensor")
+    check_tensor("tokens", tokens, tokens.dtype, (None,))
+    if len(tokens) > MAX_TOKENS:
+        raise ValueError(f"{len(tokens)} tokens in one call; pass at most {MAX_TOKENS} at a time")
+    check_tensor("cu_seqlens", cu_seqlens, torch.int64, (None,))
+    if len(cu_seqlens) < 1:
+        raise ValueError("cu_seqlens is empty; it has one entry more than there are documents")
+    given = {"cu_seqlens": cu_seqlens, "model": model.table, "agents": agents.memory}
+    if stored_states is not None:
+        shape = (len(cu_seqlens) - 1, agents.num_agents)
+        check_tensor("stored_states", stored_states, torch.int32, shape)
+        given["stored_states"] = stored_states
+    for name, tensor in given.items():
+        if tensor.device != tokens.device:
+            raise ValueError(
+                f"{name} lies on {tensor.device}, tokens on {tokens.device}; move them to one"
+            )
+
+
+def _check_contents(
+    tokens: Tensor,
+    cu_seqlens: Tensor,
+    model: NgramModel,
+    agents: AgentTables,
+    stored_states: Tensor | None,
+) -> None:
+    """Raise ValueError for offsets, heads or states out of range; looks at the data."""
+    if bool((cu_seqlens.diff() < 0).any()) or cu_seqlens[0] < 0 or cu_seqlens[-1] > len(tokens):
+        raise ValueError(
+            f"cu_seqlens must not descend and must lie within [0, {len(tokens)}], the tokens; "
+            f"it runs from {int(cu_seqlens[0])} to {int(cu_seqlens[-1])}"
+        )
+    settings = (agents.kind.tolist(), agents.first_head.tolist(), agents.num_states.tolist())
+    for agent, (kind, head, num_states) in enumerate(zip(*settings, strict=True)):
+        needed = {STORED: 0, BINNED: 1, ARGMAX: num_states}[kind]
+        if needed and not 0 <= head <= model.num_heads - needed:
+            raise ValueError(
+                f"agent {agent} reads heads [{head}, {head + needed}); "
+                f"the model has {model.num_heads}"
+            )
+        if kind == STORED:
+            _check_stored(stored_states, agent, num_states)
+
+
+def _check_stored(stored_states: Tensor | None, agent: int, num_states: int) -> None:
+    """Raise ValueError unless the agent's stored states are there and in range."""
+    if stored_states is None:
+        raise ValueError(f"agent {agent} reads stored states; pass stored_states int32 [n, A]")
+    column = stored_states[:, agent]
+    wrong = ((column < 0) | (column >= num_states)).nonzero()
+    if len(wrong):
+        document = int(wrong[0])
+        raise ValueError(
+            f"stored_states[{document}, {agent}] is {int(column[document])}; "
+            f"agent {agent} has states [0, {num_states}): label the corpus again"
+        )
