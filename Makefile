@@ -16,7 +16,7 @@ DONE := $(VENV)/.moot
 CODE := loader triton_kernels trainer
 WHEEL_VENV := build/wheel-venv
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
-SOURCES := pyproject.toml $(NATIVE) $(shell find $(CODE) -name '*.py' -o -name '*.pyi' -o -name '*.html')
+SOURCES := pyproject.toml $(NATIVE) $(shell find $(CODE) -name '*.py' -o -name '*.pyi' -o -name '*.j2')
 
 # One process at a time sets up; whoever waited then finds nothing left to do.
 LOCKED := mkdir -p build && flock build/.lock $(MAKE) --no-print-directory
@@ -111,10 +111,13 @@ unit:
 	$(BIN)/pytest
 
 # The wheel, in an environment of its own: it borrows the packages of $(VENV) through a .pth file,
-# but not the editable install, because .pth files of a borrowed folder are not read.
+# but not the editable install, because .pth files of a borrowed folder are not read. From build/,
+# so that nothing of the repository is on the path: corpus, fit and the README's example.
 wheel-test: $(WHEEL_VENV)/.done
 	$(WHEEL_VENV)/bin/python -m pytest tests/packaging
-	cd build && wheel-venv/bin/moot --help > /dev/null && wheel-venv/bin/python ../examples/plain_loop.py
+	cd build && wheel-venv/bin/moot corpus local --out smoke --size 2MB --force
+	cd build && wheel-venv/bin/moot fit smoke --force
+	cd build && wheel-venv/bin/python ../examples/plain_loop.py smoke
 
 $(WHEEL_VENV)/.done: $(SOURCES)
 	@echo "[wheel] build, install into $(WHEEL_VENV)"

@@ -33,6 +33,8 @@ class LoaderConfig:
     """The fitted agents, or the URL of their `agents.safetensors`; None looks beside the corpus."""
     keep: float = 0.25
     """The share of candidate tokens that is trained on, with a console."""
+    num_probes: int = 192
+    """Probe documents drawn at each refresh."""
     deterministic: bool = True
     """Feedback that is not there when its step comes is an error; False goes on and counts it."""
 
@@ -76,7 +78,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the setting and its range."""
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
-        minimum |= {"fetch_threads": 1, "prefetch_batches": 1, "flush_steps": 1}
+        minimum |= {"fetch_threads": 1, "prefetch_batches": 1, "num_probes": 1, "flush_steps": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")

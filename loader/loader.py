@@ -9,8 +9,10 @@ Source: docs/architecture.md for the contract with trainers.
 """
 
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -34,6 +36,20 @@ from .steps import Step, StepMaker, slot_layout
 from .storage import open_store
 
 Batch = dict[str, torch.Tensor]
+_RECENT = 64  # batches whose sample ids are still known; trainers look ahead by a few
+
+
+@dataclass(frozen=True)
+class BatchPieces:
+    """What stands in a delivered batch of this rank, piece after piece: [k] int64 each.
+
+    `start` is the piece's first place in the flattened local batch.
+    """
+
+    sample_id: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    start: np.ndarray
 
 
 class _Batches(IterableDataset[Batch]):
@@ -50,6 +66,25 @@ class _Batches(IterableDataset[Batch]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._loader.load_state_dict(state)
+
+
+class _Threads:
+    """What has to be joined: the thread that makes batches, and those that fetch shards."""
+
+    def __init__(self, cache: ShardCache) -> None:
+        self._cache = cache
+        self.ahead: Ahead[Step] | None = None
+
+    def stop(self) -> None:
+        """Stop making batches."""
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.stop()
+        self._cache.close()
 
 
 class Loader(DataLoader[Batch]):
@@ -93,12 +128,13 @@ class Loader(DataLoader[Batch]):
             raise
         self._plan = self._make_plan()
         self._maker: StepMaker | None = None
-        self._ahead: Ahead[Step] | None = None
+        self._threads = _Threads(self._source.cache)
+        weakref.finalize(self, self._threads.close)  # for those who never call close()
         self._delivered = self._acknowledged = 0
         self._table: np.ndarray | None = None
         self._pending: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._recent: OrderedDict[int, Step] = OrderedDict()
         self._probes: ProbeBatch | None = None
-        self._late_step = -1
         self._meter = Meter(self._source.cache)
         self._ledger: Ledger | None = None
 
@@ -124,6 +160,19 @@ class Loader(DataLoader[Batch]):
         self._check_feedback(ahead)
         return {name: tensor.clone() for name, tensor in ahead.peek().batch.items()}
 
+    def pieces(self, batch_id: int) -> BatchPieces:
+        """Return what one of the last batches holds; batches count from 0 over the whole stream."""
+        if batch_id not in self._recent:
+            raise StateError(f"batch {batch_id} is not among the last {_RECENT} delivered")
+        step = self._recent[batch_id]
+        kept, candidates = step.kept, step.candidates
+        return BatchPieces(
+            candidates.sample_id[kept.candidate],
+            candidates.offset[kept.candidate],
+            kept.length,
+            kept.target,
+        )
+
     def _next(self) -> Batch:
         started = time.perf_counter()
         ahead = self._started()
@@ -133,6 +182,9 @@ class Loader(DataLoader[Batch]):
         batch = self._maker.receive(step)
         self._delivered = step.step + 1
         self._pending[step.step] = step.table
+        self._recent[step.step] = step
+        while len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
         if not self.config.acknowledge:
             self._acknowledge_to(step.step)
         if self._ledger is not None:
@@ -141,16 +193,19 @@ class Loader(DataLoader[Batch]):
         return batch
 
     def _started(self) -> Ahead[Step]:
-        if self._ahead is None:
+        if self._threads.ahead is None:
             self._maker = StepMaker(
                 self._source, self.config, self._slot_layout, self.console, self._agents
             )
             if self._table is not None:
                 self._maker.cursor.load(self._table)
             depth = self.config.prefetch_batches
+            ready = self.console.settled if self.console is not None else _always
             self._ledger = self._open_ledger()
-            self._ahead = Ahead(self._maker.make, self._is_ready, first=self._delivered, depth=depth)
-        return self._ahead
+            self._threads.ahead = Ahead(
+                self._maker.make, ready, first=self._delivered, depth=depth
+            )
+        return self._threads.ahead
 
     def _check_feedback(self, ahead: Ahead[Step]) -> None:
         """Do not wait for feedback that can no longer come: the consumer is here, not training."""
@@ -159,16 +214,12 @@ class Loader(DataLoader[Batch]):
         step = self._delivered
         if self.config.deterministic:
             raise StateError(
-                f"step {step} needs the rewards of refresh {self.console.version + 1}: call "
+                f"step {step} needs the rewards of refresh {self.console.awaited(step)}: call "
                 "loader.refresh_due(), loader.probes(refresh) and loader.credit(refresh, ids, "
                 "rewards) after each training step, or pass deterministic=False"
             )
-        self._late_step = step
+        self.console.skip(step)
         ahead.notify()
-
-    def _is_ready(self, step: int) -> bool:
-        """Whether the policy of a step is settled, or was given up waiting for."""
-        return self.console is None or step <= self._late_step or self.console.settled(step)
 
     # Feedback ------------------------------------------------------------------------------------
 
@@ -187,7 +238,7 @@ class Loader(DataLoader[Batch]):
         """Draw the probes of a refresh; equal on all ranks, the cursor stays."""
         console, agents = self._needs_console()
         plan = ProbePlan(
-            num_probes=console.config.num_probes,
+            num_probes=self.config.num_probes,
             piece_tokens=self.config.seq_len,
             seed=self.config.seed,
             mode=console.config.mode,
@@ -219,10 +270,10 @@ class Loader(DataLoader[Batch]):
             refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of
         )
         if self._ledger is not None:
-            self._ledger.append_probes(_probe_record(probes, rewards, self._delivered))
+            self._ledger.credit(_probe_record(probes, rewards, self._delivered))
         self._probes = None
-        if self._ahead is not None:
-            self._ahead.notify()
+        if self._threads.ahead is not None:
+            self._threads.ahead.notify()
 
     def acknowledge(self, batch_id: int) -> None:
         """Say that a batch, counted from 0 over the whole stream, was trained on."""
@@ -262,12 +313,13 @@ class Loader(DataLoader[Batch]):
             return
         body, table = decode(state)
         check_plan(body["plan"], self._plan)
-        self._stop()
+        self._threads.stop()
         if self.console is not None:
             self.console.load_state_dict(body["console"])
         self._table = table
         self._delivered = self._acknowledged = int(body["step"])
         self._pending.clear()
+        self._recent.clear()
         self._probes = None
         self._close_ledger()  # what runs again is a new attempt
 
@@ -292,7 +344,8 @@ class Loader(DataLoader[Batch]):
     def metrics(self) -> dict[str, float]:
         """Return one flat dict of scalars about the time since the last call."""
         metrics = self._meter.read()
-        metrics["data/queue_depth"] = float(self._ahead.depth if self._ahead is not None else 0)
+        ahead = self._threads.ahead
+        metrics["data/queue_depth"] = float(ahead.depth) if ahead is not None else 0.0
         metrics["data/epoch"] = self._epoch()
         if self.console is not None:
             metrics.update(self.console.metrics())
@@ -305,8 +358,7 @@ class Loader(DataLoader[Batch]):
 
     def close(self) -> None:
         """Join all threads, publish the ledger, let go of memory."""
-        self._stop()
-        self._source.cache.close()
+        self._threads.close()
         self._close_ledger()
 
     def __enter__(self) -> "Loader":
@@ -319,11 +371,6 @@ class Loader(DataLoader[Batch]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _stop(self) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = self._maker = None
 
     def _open_ledger(self) -> Ledger | None:
         config = self.config
@@ -368,6 +415,11 @@ def _open_source(url: str, config: LoaderConfig) -> Source:
     except BaseException:
         cache.close()
         raise
+
+
+def _always(step: int) -> bool:
+    del step
+    return True
 
 
 def _load_agents(url: str, config: LoaderConfig) -> AgentSet | None:

@@ -98,7 +98,7 @@ class StepMaker:
         self._source.prefetch(self.cursor.first_position())
         candidates = self._gather(self.cursor.advance())
         started = time.perf_counter()
-        policy = self._policy(step)
+        policy = self._console.policy(step) if self._console is not None else None
         scores = selection = None
         if policy is not None:
             scores, selection = self._select(candidates, policy)
@@ -113,12 +113,6 @@ class StepMaker:
         return Step(
             step, sent, copied, table, candidates, kept, scores, selection, policy, select_s
         )
-
-    def _policy(self, step: int) -> Policy | None:
-        if self._console is None:
-            return None
-        is_settled = self._console.settled(step)
-        return self._console.policy(step) if is_settled else self._console.latest
 
     def receive(self, step: Step) -> dict[str, torch.Tensor]:
         """Hand the batch over to the caller's stream."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test shares: one thread, a hypothesis profile, the `gpu` marker, a stand-in for torchvision."""
+"""What tests share: one thread, a hypothesis profile, the `gpu` marker, foreign packages."""
 
 import importlib
+import importlib.machinery
 import os
 import sys
 import types
@@ -48,11 +49,12 @@ def streaming() -> types.ModuleType:
 
 
 def _stand_in_for_torchvision() -> None:
-    names = ("torchvision", "torchvision.datasets", "torchvision.transforms")
-    modules = {name: types.ModuleType(name) for name in (*names, "torchvision.transforms.functional")}
-    modules["torchvision.datasets"].VisionDataset = type("VisionDataset", (), {})
-    modules["torchvision.transforms.functional"].to_tensor = None
-    sys.modules.update(modules)
+    for name in ("", ".datasets", ".transforms", ".transforms.functional"):
+        module = types.ModuleType(f"torchvision{name}")
+        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # asked for by name
+        sys.modules[module.__name__] = module
+    sys.modules["torchvision.datasets"].VisionDataset = type("VisionDataset", (), {})
+    sys.modules["torchvision.transforms.functional"].to_tensor = None
 
 
 @pytest.fixture

@@ -118,12 +118,15 @@ def _write_gradient(
     logits_CV: Tensor, targets_C: Tensor, out_CV: Tensor, grad: Tensor | None = None
 ) -> None:
     """Write softmax - onehot (times `grad`) into `out_CV`; 0 where a token is ignored."""
-    is_ignored_C1 = (targets_C == IGNORED_LABEL)[:, None]
-    grad_CV = logits_CV.to(_wide_dtype(logits_CV)).softmax(1)
+    # In fp32 the softmax goes straight to its place; never so over the logits themselves.
+    is_direct = out_CV.dtype == _wide_dtype(logits_CV) and out_CV is not logits_CV
+    grad_CV = torch.softmax(logits_CV, 1, _wide_dtype(logits_CV), out=out_CV if is_direct else None)
     ones_C1 = grad_CV.new_ones(len(targets_C), 1)
     grad_CV.scatter_add_(1, targets_C.clamp_min(0)[:, None], -ones_C1)
-    scale_C1 = ones_C1.masked_fill_(is_ignored_C1, 0.0)
-    out_CV.copy_(grad_CV.mul_(scale_C1 if grad is None else scale_C1 * grad))
+    scale_C1 = ones_C1.masked_fill_((targets_C == IGNORED_LABEL)[:, None], 0.0)
+    grad_CV.mul_(scale_C1 if grad is None else scale_C1 * grad)
+    if not is_direct:
+        out_CV.copy_(grad_CV)
 
 
 def _pieces(values_TV: Tensor, values_T: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

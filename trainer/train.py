@@ -91,7 +91,12 @@ class Trainer:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         self.device = pick_device(config.train.device)
-        meta = read_meta(config.data.corpus, config.data.storage_options)
+        meta = read_meta(open_store(config.data.corpus, config.data.storage_options))
+        if meta is None:
+            raise ConfigError(
+                f"{config.data.corpus} holds no finished corpus: make one with `moot corpus local "
+                "--out URL` or `moot corpus text PATH --out URL`"
+            )
         self._domains = list(meta["domains"])
         self.agents = self._load_agents()
         self.reference = self._documents("reference")
@@ -192,7 +197,7 @@ class Trainer:
         self._observe(row)
 
     def _mean_loss(self, documents: list[np.ndarray]) -> float:
-        return evaluate(self.model, documents, self.config.data.seq_len)
+        return evaluate(self.model, documents, seq_len=self.config.data.seq_len).loss
 
     def _log(self, loader: Loader, step: int, mean: float, steps: int, since: float) -> None:
         if not math.isfinite(mean):

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+# Triton types a kernel's arguments at launch.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="no-untyped-def"
 """The 32-bit hash as Triton functions on uint32 tensors; hashing.py is the specification."""
 
 import triton

@@ -19,6 +19,8 @@ using namespace nb::literals;
 using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Int32s = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Int64s = nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Lengths = nb::ndarray<nb::numpy, std::uint32_t, nb::ndim<1>>;
+using Spans = nb::ndarray<nb::numpy, std::int64_t, nb::shape<-1, 2>>;
 using Output = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ColumnSpec = std::tuple<std::string, std::string, std::optional<std::uint32_t>>;
 
@@ -43,15 +45,11 @@ struct MdsShard {
   }
 };
 
-template <typename Value, std::size_t Width>
-nb::object to_numpy(std::unique_ptr<Value[]> values, std::size_t rows) {
-  Value* data = values.release();
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<Value*>(p); });
-  if constexpr (Width == 1) {
-    return nb::cast(nb::ndarray<nb::numpy, Value, nb::ndim<1>>(data, {rows}, owner));
-  } else {
-    return nb::cast(nb::ndarray<nb::numpy, Value, nb::ndim<2>>(data, {rows, Width}, owner));
-  }
+template <typename Value>
+nb::capsule own(std::unique_ptr<Value[]>& values) {
+  nb::capsule owner(values.get(), [](void* p) noexcept { delete[] static_cast<Value*>(p); });
+  values.release();
+  return owner;
 }
 
 template <typename Value, typename Array>
@@ -59,7 +57,7 @@ std::span<const Value> view(const Array& array) {
   return {array.data(), array.size()};
 }
 
-nb::object lengths(const MdsShard& self, const std::string& column) {
+Lengths lengths(const MdsShard& self, const std::string& column) {
   const std::size_t id = self.layout.column(column);
   const std::size_t n = self.layout.num_samples();
   auto values = std::make_unique<std::uint32_t[]>(n);
@@ -67,10 +65,11 @@ nb::object lengths(const MdsShard& self, const std::string& column) {
     nb::gil_scoped_release release;
     self.layout.lengths(id, {values.get(), n});
   }
-  return to_numpy<std::uint32_t, 1>(std::move(values), n);
+  std::uint32_t* data = values.get();
+  return Lengths(data, {n}, own(values));
 }
 
-nb::object spans(const MdsShard& self, const std::string& column, Int64s rows) {
+Spans spans(const MdsShard& self, const std::string& column, Int64s rows) {
   const std::size_t id = self.layout.column(column);
   auto values = std::make_unique<std::int64_t[]>(2 * rows.size());
   {
@@ -83,7 +82,8 @@ nb::object spans(const MdsShard& self, const std::string& column, Int64s rows) {
       values[2 * i + 1] = static_cast<std::int64_t>(cell.end);
     }
   }
-  return to_numpy<std::int64_t, 2>(std::move(values), rows.size());
+  std::int64_t* data = values.get();
+  return Spans(data, {rows.size(), 2}, own(values));
 }
 
 moot::Dtype output_dtype(const Output& out) {

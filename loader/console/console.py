@@ -12,6 +12,7 @@ Source: docs/console.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -65,7 +66,11 @@ class Updates(Protocol):
         ...
 
 
-_UPDATES = {"default": DefaultUpdates, "published": PublishedUpdates, "fixed": FixedUpdates}
+_UPDATES: dict[str, Callable[[ConsoleConfig, AgentSet], Updates]] = {
+    "default": DefaultUpdates,
+    "published": PublishedUpdates,
+    "fixed": FixedUpdates,
+}
 
 
 class Console:

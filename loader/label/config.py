@@ -25,12 +25,14 @@ class FitConfig:
         dim: width of the table, a multiple of 16.
         orders: lengths of the n-grams, a subset of (1, 2, 3).
         projection_dim: dimensions in which k-means runs.
-        heldout_share: share of documents kept for the report; as many again say when to stop.
+        heldout_share: share of pieces, by whole sources or documents, kept for the report; as many
+            again say when to stop.
+        shuffled_share: weight of shuffled reference text among what quality is told from, in [0,
+            1); 0 leaves reference against corpus text alone.
         epochs: most passes over the sample.
         patience: epochs without a better stopping loss after which training ends.
         batch_pieces: pieces an optimiser step.
         learning_rate: of Adam.
-        weight_decay: decoupled, of table and heads.
         force: fit again although a fit of the same settings and corpus is stored.
     """
 
@@ -46,18 +48,18 @@ class FitConfig:
     orders: tuple[int, ...] = (1, 2)
     projection_dim: int = 64
     heldout_share: float = 0.1
+    shuffled_share: float = 0.5
     epochs: int = 12
     patience: int = 2
     batch_pieces: int = 128
     learning_rate: float = 0.02
-    weight_decay: float = 0.0
     force: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "orders", tuple(self.orders))
-        positive = ("seq_len", "num_topics", "max_pieces", "max_reference_pieces", "max_tokens")
-        positive += ("max_shards", "projection_dim", "epochs", "patience", "batch_pieces")
-        for name in positive:
+        counts = ["seq_len", "num_topics", "max_pieces", "max_reference_pieces", "max_tokens"]
+        counts += ["max_shards", "projection_dim", "epochs", "patience", "batch_pieces"]
+        for name in counts:
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _check(self.seed >= 0, "seed", self.seed, "at least 0")
         buckets = self.num_buckets
@@ -68,7 +70,7 @@ class FitConfig:
         share = self.heldout_share
         _check(0 < share <= 0.4, "heldout_share", share, "in (0, 0.4]")
         _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _check(0 <= self.shuffled_share < 1, "shuffled_share", self.shuffled_share, "in [0, 1)")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome: every field but `force`, as JSON would hold it."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features of pieces: how often each hashed n-gram occurs, as a sparse matrix, and its tf-idf form.
 
-The bucket of an n-gram comes from `document_scores` itself, so that what is fitted here is what the op reads.
-No n-gram crosses a piece.
+The bucket of an n-gram comes from `document_scores` itself, so that what is fitted here is what the
+op reads. No n-gram crosses a piece.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def count_ngrams(pieces: Pieces, orders: tuple[int, ...], num_buckets: int) -> c
     """Count the hashed n-grams of every piece.
 
     Returns:
-        [n, num_buckets] float32 CSR matrix, indices sorted in each row; a row sums to its number of n-grams.
+        [n, num_buckets] float32 CSR matrix, indices sorted in each row; a row sums to its number of
+        n-grams.
     """
     from scipy.sparse import csr_matrix
 
@@ -44,7 +45,8 @@ def ngram_starts(pieces: Pieces, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Find where the n-grams of one order start.
 
     Returns:
-        (starts, owner), each [m] int64: the position of the first token, and the piece it belongs to.
+        (starts, owner), each [m] int64: the position of the first token, and the piece it belongs
+        to.
     """
     num_ngrams = np.maximum(pieces.lengths - (order - 1), 0)
     owner = np.repeat(np.arange(len(pieces)), num_ngrams)
@@ -73,7 +75,7 @@ class Tfidf:
 
     @staticmethod
     def fit(counts: csr_matrix, min_pieces: int, max_share: float) -> Tfidf:
-        """Keep the buckets that occur in at least `min_pieces` pieces and at most `max_share` of them.
+        """Keep the buckets in at least `min_pieces` pieces and at most `max_share` of them.
 
         Where none is left (a handful of pieces), every bucket that occurs is kept.
         """
@@ -104,7 +106,7 @@ def _scale_rows(matrix: csr_matrix, factors: np.ndarray) -> csr_matrix:
 def _buckets(tokens: np.ndarray, starts: np.ndarray, order: int, num_buckets: int) -> np.ndarray:
     words = torch.from_numpy(tokens.astype(np.int64))
     first = torch.from_numpy(starts)
-    state: torch.Tensor | int = HASH_START
+    state = torch.full_like(first, HASH_START)
     for place in range(order):
         state = absorb(state, words[first + place])
     return (finish(state) & (num_buckets - 1)).numpy()

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The float model: one table of n-gram vectors and the linear heads that read their mean.
+"""Linear heads over the mean of learned n-gram vectors, in floats.
 
-Head 0 is quality (a logit: reference-like against corpus text, both classes weighing the same), heads 1..k are the
-topics' logits. Trained jointly with Adam and early stopping; single-threaded, so the same seed gives the same bits.
+Each target has vectors and an epoch to stop at of its own: quality is overfitted after one or two
+passes, topics only later. `join` lays the tables side by side. Single-threaded, so the same seed
+gives the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,51 +17,51 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """How the table and the heads are trained."""
+    """How one target's table and heads are trained; `dim` is the width of the table."""
 
     dim: int
     epochs: int
     patience: int
     batch_pieces: int
     learning_rate: float
-    weight_decay: float
     seed: int
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the heads are to say.
+class Target:
+    """What heads are to say of each piece.
 
     Attributes:
-        is_reference: [n] bool.
-        topic: [n] int64, -1 where the topic heads learn nothing (reference pieces).
-        num_topics: number of topic heads.
+        label: [n] int64, in [0, num_classes).
+        weight: [n] float32, >= 0; pieces of weight 0 take no part.
+        num_classes: 2 for one logistic head, told by `is_binary`; else one head a class.
+        is_binary: whether one head says "class 1".
     """
 
-    is_reference: np.ndarray
-    topic: np.ndarray
-    num_topics: int
+    label: np.ndarray
+    weight: np.ndarray
+    num_classes: int
+    is_binary: bool = False
 
-    def take(self, piece_pos: np.ndarray) -> Targets:
-        """Return the targets at `piece_pos`."""
-        return Targets(self.is_reference[piece_pos], self.topic[piece_pos], self.num_topics)
+    @property
+    def num_heads(self) -> int:
+        """Heads this target needs."""
+        return 1 if self.is_binary else self.num_classes
 
 
 @dataclass(frozen=True)
 class FloatModel:
-    """The trained parameters.
+    """Trained parameters.
 
     Attributes:
         table: [B, D] float32; a bucket never seen in training is zero.
-        heads: [1+k, D] float32.
-        bias: [1+k] float32.
+        heads: [H, D] float32.
+        bias: [H] float32.
     """
 
     table: np.ndarray
@@ -68,18 +69,22 @@ class FloatModel:
     bias: np.ndarray
 
     def logits(self, average: csr_matrix) -> np.ndarray:
-        """Return [n, 1+k] float64 logits of rows of n-gram shares [n, B]."""
+        """Return [n, H] float64 logits of rows of n-gram shares [n, B]."""
         mean = average.astype(np.float64) @ self.table.astype(np.float64)
         return mean @ self.heads.astype(np.float64).T + self.bias
 
 
 @dataclass(frozen=True)
 class Training:
-    """The best model and the loss on the stopping split after every epoch."""
+    """The best model, and the loss on the stopping split after every epoch."""
 
     model: FloatModel
     stop_losses: tuple[float, ...]
-    best_epoch: int
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch kept, counted from 1."""
+        return 1 + int(np.argmin(self.stop_losses))
 
 
 class _Model(torch.nn.Module):
@@ -105,66 +110,75 @@ class _Model(torch.nn.Module):
 
 def train_heads(
     average: csr_matrix,
-    targets: Targets,
+    target: Target,
     splits: tuple[np.ndarray, np.ndarray],
     config: HeadsConfig,
-    progress: Callable[[float], None],
+    progress: Callable[[int], None],
 ) -> Training:
-    """Train table and heads, keeping the epoch that is best on the stopping split.
+    """Train a table and heads with Adam, keeping the epoch that is best on the stopping split.
 
     Args:
         average: [n, B] float32 shares of n-grams.
-        targets: of the n pieces.
+        target: of the n pieces.
         splits: positions of the pieces to train on, and of those that say when to stop.
         config: see `HeadsConfig`.
-        progress: told the share of epochs done, in [0, 1].
+        progress: told the number of epochs done.
     """
-    train_pos, stop_pos = splits
-    model = _Model(average.shape[1], 1 + targets.num_topics, config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    train_pos, stop_pos = (split[target.weight[split] > 0] for split in splits)
+    model = _Model(average.shape[1], target.num_heads, config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     rng = np.random.default_rng(config.seed)
-    share = _reference_share(targets.is_reference[train_pos])
     losses: list[float] = []
     best = _snapshot(model)
     with _one_thread():
         for epoch in range(config.epochs):
             for batch in _batches(rng.permutation(train_pos), config.batch_pieces):
                 optimizer.zero_grad()
-                _loss(model(average[batch]), targets.take(batch), share).backward()
+                _loss(model(average[batch]), target, batch).backward()
                 optimizer.step()
-            losses.append(_stop_loss(model, average[stop_pos], targets.take(stop_pos)))
-            progress((epoch + 1) / config.epochs)
+            with torch.no_grad():
+                losses.append(float(_loss(model(average[stop_pos]), target, stop_pos)))
+            progress(epoch + 1)
             if losses[-1] <= min(losses):
                 best = _snapshot(model)
             elif epoch - int(np.argmin(losses)) >= config.patience:
                 break
-    return Training(best, tuple(losses), 1 + int(np.argmin(losses)))
+    return Training(best, tuple(losses))
 
 
-def _loss(logits: torch.Tensor, targets: Targets, reference_share: float) -> torch.Tensor:
-    """Balanced logistic loss of the quality head plus cross-entropy of the topic heads."""
-    is_reference = torch.from_numpy(targets.is_reference)
-    weight = torch.where(is_reference, 0.5 / reference_share, 0.5 / (1 - reference_share))
-    quality = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits[:, 0], is_reference.to(logits.dtype), weight
-    )
-    topic = torch.from_numpy(targets.topic)
-    has_topic = topic >= 0
-    if not bool(has_topic.any()):
-        return quality
-    return quality + torch.nn.functional.cross_entropy(logits[has_topic, 1:], topic[has_topic])
+def join(models: Sequence[FloatModel]) -> FloatModel:
+    """Lay models side by side: tables by columns, heads below each other, zero elsewhere.
+
+    Tables are first brought to one largest value, each head undoing it, so that one integer step
+    fits all.
+    """
+    scaled = [_to_unit_table(model) for model in models]
+    dims = [model.table.shape[1] for model in scaled]
+    heads = np.zeros((sum(len(model.heads) for model in scaled), sum(dims)), dtype=np.float32)
+    row = column = 0
+    for model, dim in zip(scaled, dims, strict=True):
+        heads[row : row + len(model.heads), column : column + dim] = model.heads
+        row, column = row + len(model.heads), column + dim
+    table = np.concatenate([model.table for model in scaled], axis=1)
+    return FloatModel(table, heads, np.concatenate([model.bias for model in scaled]))
 
 
-@torch.no_grad()
-def _stop_loss(model: _Model, average: csr_matrix, targets: Targets) -> float:
-    share = _reference_share(targets.is_reference)
-    return float(_loss(model(average), targets, share))
+def _to_unit_table(model: FloatModel) -> FloatModel:
+    peak = np.float32(np.abs(model.table).max(initial=0.0)) or np.float32(1.0)
+    return FloatModel(model.table / peak, model.heads * peak, model.bias)
 
 
-def _reference_share(is_reference: np.ndarray) -> float:
-    return float(np.clip(is_reference.mean(), 1e-6, 1 - 1e-6))
+def _loss(logits: torch.Tensor, target: Target, piece_pos: np.ndarray) -> torch.Tensor:
+    """Weighted mean of the logistic loss or of the cross-entropy."""
+    label = torch.from_numpy(target.label[piece_pos])
+    weight = torch.from_numpy(target.weight[piece_pos])
+    if target.is_binary:
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits[:, 0], label.to(logits.dtype), reduction="none"
+        )
+    else:
+        losses = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+    return (weight * losses).sum() / weight.sum()
 
 
 def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -181,7 +195,7 @@ def _snapshot(model: _Model) -> FloatModel:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums split over threads depend on their number; the arithmetic here is small enough for one."""
+    """Sums split over threads depend on their number; what is done here is small enough for one."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

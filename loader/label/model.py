@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fit itself: pieces in memory -> an n-gram model with a quality head and topic heads.
 
-A pure function of its pieces and its settings: the same in, the same bits out. Three disjoint sets of documents:
-one to fit on, one to say when to stop, one that only the report sees.
+A pure function of its pieces and its settings: the same in, the same bits out. Three disjoint sets:
+one to fit on, one to say when to stop, one that only the report sees (splits.py).
 """
 
 from __future__ import annotations
@@ -14,30 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...triton_kernels.document_scores import NgramModel
-from ..errors import AgentError
 from .config import FitConfig
 from .features import average, count_ngrams
-from .heads import HeadsConfig, Targets, Training, train_heads
+from .heads import FloatModel, HeadsConfig, Target, Training, join, train_heads
 from .pieces import Pieces
+from .quality import quality_target, shares_domain, shuffle_tokens
 from .quantize import Agreement, compare, quantize, score
-from .topics import Topics, fit_topics
+from .splits import Splits, split_pieces
+from .topics import fit_topics
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 NUM_QUALITY_STATES = 5
-MIN_DOCUMENTS = 10  # below this no split leaves something to fit, to stop by and to report on
+QUALITY_DIM = 4  # of the table's columns; one would do in floats, four keep the rounding small
 
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Positions of pieces, [m] int64 each, disjoint by document."""
-
-    train: np.ndarray
-    stop: np.ndarray
-    heldout: np.ndarray
+Progress = Callable[[str, int, int | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,11 @@ class Fit:
         cluster: [n] int64, the k-means topic of each piece; -1 for reference pieces.
         distance: [n] float64, squared distance to that centroid.
         values: [n, 1+k] float32, the quantised model's values.
-        training: the float model and its losses.
+        shuffled_values: [m] float32, the quality value of a shuffled copy of each reference piece.
+        quality_training: the float quality head and its losses.
+        topic_training: the same of the topics; None where there is one topic only.
         agreement: float against quantised values, over all pieces.
+        warnings: what could not be done as asked.
     """
 
     model: NgramModel
@@ -61,12 +56,15 @@ class Fit:
     cluster: np.ndarray
     distance: np.ndarray
     values: np.ndarray
-    training: Training
+    shuffled_values: np.ndarray
+    quality_training: Training
+    topic_training: Training | None
     agreement: Agreement
+    warnings: tuple[str, ...]
 
     @property
     def topic(self) -> np.ndarray:
-        """The topic the model gives each piece, [n] int64: the first of its largest topic values."""
+        """The topic the model gives each piece, [n] int64: the first of its largest values."""
         return self.values[:, 1:].argmax(axis=1)
 
     @property
@@ -81,78 +79,130 @@ def fit_pieces(pieces: Pieces, config: FitConfig, progress: Progress | None = No
     Args:
         pieces: corpus and reference pieces; document ids differ between the two.
         config: settings.
-        progress: told the name of a stage and the share of it done, in [0, 1].
+        progress: called as progress(stage, done, total, detail).
 
     Raises:
         AgentError: too few documents of either kind.
     """
-    say = progress or (lambda stage, share: None)
-    splits = split_documents(pieces, config.heldout_share, config.seed)
-    say("count n-grams", 0.0)
+    say = progress or (lambda stage, done, total, detail: None)
+    splits = split_pieces(pieces, config.heldout_share, config.seed)
+    say("count n-grams", 0, None, "")
     counts = count_ngrams(pieces, config.orders, config.num_buckets)
-    say("cluster topics", 0.0)
-    topics, cluster, distance = _cluster(pieces, counts, splits, config)
-    targets = Targets(pieces.is_reference, cluster, len(topics))
     shares = average(counts)
-    training = train_heads(
-        shares,
-        targets,
-        (splits.train, splits.stop),
-        _heads_config(config),
-        lambda share: say("train heads", share),
-    )
-    say("quantise", 0.0)
-    model = quantize(training.model, config.orders)
+    say("cluster topics", 0, None, "")
+    num_topics, cluster, distance = _cluster(pieces, counts, splits, config)
+    topic_training = _train_topics(shares, cluster, num_topics, splits, config, say)
+    shuffled = shuffle_tokens(pieces.take(np.flatnonzero(pieces.is_reference)), config.seed)
+    quality_training = _train_quality(pieces, shares, shuffled, splits, config, say)
+    say("quantise", 0, None, "")
+    topic_model = topic_training.model if topic_training else _no_topics(config)
+    floats = join([quality_training.model, topic_model])
+    model = quantize(floats, config.orders)
     values = score(model, pieces)
-    agreement = compare(training.model.logits(shares), values)
-    edges = _quintiles(values[~pieces.is_reference, 0])
-    say("quantise", 1.0)
-    return Fit(model, edges, splits, cluster, distance, values, training, agreement)
+    return Fit(
+        model=model,
+        edges=_quintiles(values[~pieces.is_reference, 0]),
+        splits=splits,
+        cluster=cluster,
+        distance=distance,
+        values=values,
+        shuffled_values=score(model, shuffled)[:, 0],
+        quality_training=quality_training,
+        topic_training=topic_training,
+        agreement=compare(floats.logits(shares), values),
+        warnings=_warnings(pieces, num_topics, config),
+    )
 
 
-def split_documents(pieces: Pieces, heldout_share: float, seed: int) -> Splits:
-    """Split corpus and reference documents alike; at least one of each lands in every part.
-
-    Raises:
-        AgentError: fewer than ten documents of either kind.
-    """
-    rng = np.random.default_rng([seed, 2])
-    parts: list[np.ndarray] = [np.zeros(len(pieces), dtype=np.int64)]
-    part = parts[0]
-    for is_reference, name in ((False, "training"), (True, "reference")):
-        mine = pieces.is_reference == is_reference
-        documents = rng.permutation(np.unique(pieces.document_id[mine]))
-        if len(documents) < MIN_DOCUMENTS:
-            raise AgentError(
-                f"the {name} set gave {len(documents)} documents with text, and fitting needs at "
-                f"least {MIN_DOCUMENTS}: build a larger corpus (`moot corpus`) or a larger "
-                "reference set"
-            )
-        num_out = max(1, round(heldout_share * len(documents)))
-        part[mine & np.isin(pieces.document_id, documents[:num_out])] = 1
-        part[mine & np.isin(pieces.document_id, documents[num_out : 2 * num_out])] = 2
-    return Splits(*(np.flatnonzero(part == number) for number in (0, 2, 1)))
+def _warnings(pieces: Pieces, num_topics: int, config: FitConfig) -> tuple[str, ...]:
+    found = []
+    if num_topics < config.num_topics:
+        found.append(
+            f"the sample holds only {num_topics} distinct pieces to fit on, so there are "
+            f"{num_topics} topics, not {config.num_topics}"
+        )
+    if not shares_domain(pieces):
+        found.append(
+            "reference and corpus share no domain: quality was fitted against all of the corpus "
+            "and may mostly tell the domains apart"
+        )
+    return tuple(found)
 
 
 def _cluster(
     pieces: Pieces, counts: csr_matrix, splits: Splits, config: FitConfig
-) -> tuple[Topics, np.ndarray, np.ndarray]:
+) -> tuple[int, np.ndarray, np.ndarray]:
     """Cluster the corpus pieces of the training split; assign every corpus piece."""
     fitted_on = splits.train[~pieces.is_reference[splits.train]]
     topics = fit_topics(counts[fitted_on], config.num_topics, config.projection_dim, config.seed)
     cluster, distance = topics.assign(counts)
     cluster[pieces.is_reference] = -1
-    return topics, cluster, distance
+    return len(topics), cluster, distance
 
 
-def _heads_config(config: FitConfig) -> HeadsConfig:
+def _train_topics(
+    shares: csr_matrix,
+    cluster: np.ndarray,
+    num_topics: int,
+    splits: Splits,
+    config: FitConfig,
+    say: Progress,
+) -> Training | None:
+    if num_topics < 2:
+        return None
+    weight = (cluster >= 0).astype(np.float32)
+    target = Target(np.maximum(cluster, 0), weight, num_topics)
+    heads_config = _heads_config(config, config.dim - QUALITY_DIM)
+    return train_heads(
+        shares,
+        target,
+        (splits.train, splits.stop),
+        heads_config,
+        lambda epoch: say("fit topics", epoch, config.epochs, "epochs"),
+    )
+
+
+def _train_quality(
+    pieces: Pieces,
+    shares: csr_matrix,
+    shuffled: Pieces,
+    splits: Splits,
+    config: FitConfig,
+    say: Progress,
+) -> Training:
+    from scipy.sparse import vstack
+
+    num_shuffled = len(shuffled) if config.shuffled_share else 0
+    extra = average(count_ngrams(shuffled, config.orders, config.num_buckets))[:num_shuffled]
+    target = quality_target(pieces, num_shuffled, config.shuffled_share)
+    original = np.flatnonzero(pieces.is_reference)[:num_shuffled]
+    train, stop = (
+        np.concatenate([split, len(pieces) + np.flatnonzero(np.isin(original, split))])
+        for split in (splits.train, splits.stop)
+    )
+    return train_heads(
+        vstack([shares, extra], format="csr"),
+        target,
+        (train, stop),
+        _heads_config(config, QUALITY_DIM),
+        lambda epoch: say("fit quality", epoch, config.epochs, "epochs"),
+    )
+
+
+def _no_topics(config: FitConfig) -> FloatModel:
+    """The topic head of a corpus with one topic: constant."""
+    dim = config.dim - QUALITY_DIM
+    table = np.zeros((config.num_buckets, dim), dtype=np.float32)
+    return FloatModel(table, np.zeros((1, dim), np.float32), np.zeros(1, np.float32))
+
+
+def _heads_config(config: FitConfig, dim: int) -> HeadsConfig:
     return HeadsConfig(
-        dim=config.dim,
+        dim=dim,
         epochs=config.epochs,
         patience=config.patience,
         batch_pieces=config.batch_pieces,
         learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
         seed=config.seed,
     )
 

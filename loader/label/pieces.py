@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pieces to fit on: a seeded sample of candidates from a corpus, held in memory.
 
-A piece is what the loader offers the agents: at most `seq_len` tokens of one document. The pieces of one document
-carry its id, so that no document lies on both sides of a split. A sample depends on the corpus and the seed alone.
+A piece is what the loader offers the agents: at most `seq_len` tokens of one document. The pieces
+of one document carry its id, so that no document lies on both sides of a split. A sample depends on
+the corpus and the seed alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 
 from ..corpus import Corpus
 from ..errors import AgentError
 from ..shards import Shard, fetch_shard, gather
+
+_LABELS = ("document_id", "source_id", "domain", "is_reference")  # one value a piece
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Pieces:
         tokens: [T] int32, the tokens of all pieces.
         cu_seqlens: [n+1] int64, piece i is `tokens[cu_seqlens[i]:cu_seqlens[i+1]]`.
         document_id: [n] int64, equal for the pieces of one document.
+        source_id: [n] int64, equal for documents of one source; the document's id where none is
+            named.
         domain: [n] int32, the stored domain of the document, -1 where there is none.
         is_reference: [n] bool, whether the piece comes from the reference set.
     """
@@ -32,6 +38,7 @@ class Pieces:
     tokens: np.ndarray
     cu_seqlens: np.ndarray
     document_id: np.ndarray
+    source_id: np.ndarray
     domain: np.ndarray
     is_reference: np.ndarray
 
@@ -49,17 +56,17 @@ class Pieces:
         cu_seqlens = _running_sum(lengths)
         shift = np.repeat(self.cu_seqlens[piece_pos] - cu_seqlens[:-1], lengths)
         tokens = self.tokens[np.arange(cu_seqlens[-1]) + shift]
-        fields = (self.document_id, self.domain, self.is_reference)
-        return Pieces(tokens, cu_seqlens, *(field[piece_pos] for field in fields))
+        return Pieces(tokens, cu_seqlens, *(getattr(self, name)[piece_pos] for name in _LABELS))
+
+    def with_offset(self, offset: int) -> Pieces:
+        """Return the same pieces with `offset` added to every document id."""
+        return replace(self, document_id=self.document_id + offset)
 
     @staticmethod
     def concat(parts: Sequence[Pieces]) -> Pieces:
         """Join samples; the caller keeps the document ids of different corpora apart."""
         lengths = np.concatenate([part.lengths for part in parts])
-        joined = (
-            np.concatenate([getattr(part, field) for part in parts])
-            for field in ("document_id", "domain", "is_reference")
-        )
+        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in _LABELS)
         tokens = np.concatenate([part.tokens for part in parts])
         return Pieces(tokens, _running_sum(lengths), *joined)
 
@@ -77,7 +84,8 @@ class SampleLimits:
 def sample_pieces(corpus: Corpus, limits: SampleLimits, seed: int, *, is_reference: bool) -> Pieces:
     """Draw pieces uniformly, spread over the shards by their size.
 
-    Above `limits.max_shards` shards, as many are read, drawn by the seed; else every shard is read once.
+    Above `limits.max_shards` shards, as many are read, drawn by the seed; else every shard is read
+    once.
 
     Raises:
         AgentError: the corpus holds no token.
@@ -102,20 +110,15 @@ def sample_pieces(corpus: Corpus, limits: SampleLimits, seed: int, *, is_referen
             "build the corpus again with `moot corpus`"
         )
     pieces = pieces.take(_within_limits(pieces.lengths, limits, rng))
-    return Pieces(
-        pieces.tokens,
-        pieces.cu_seqlens,
-        pieces.document_id,
-        pieces.domain,
-        np.full(len(pieces), is_reference),
-    )
+    return replace(pieces, is_reference=np.full(len(pieces), is_reference))
 
 
 def cut_pieces(lengths: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut documents of `lengths` tokens into pieces of at most `seq_len`.
 
     Returns:
-        (document_pos, starts, stops), each [n] int64: a piece is the half-open token range of its document.
+        (document_pos, starts, stops), each [n] int64: a piece is the half-open token range of its
+        document.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     num_pieces = -(-lengths // seq_len)
@@ -135,11 +138,20 @@ def _sample_shard(
     tokens = np.empty(int(cu_seqlens[-1]), dtype=np.int32)
     shard_pos = np.zeros(len(rows), dtype=np.int32)
     gather([shard], "tokens", shard_pos, rows.astype(np.int32), starts, stops, tokens)
-    if "domain" in shard.info.column_names:
+    document_id, names = first_sample + rows, shard.info.column_names
+    source_id, domain = document_id, np.full(len(rows), -1, dtype=np.int32)
+    if "source" in names:
+        source_id = _number_names(shard.values("source", rows))
+    if "domain" in names:
         domain = shard.scalars("domain").astype(np.int32)[rows]
-    else:
-        domain = np.full(len(rows), -1, dtype=np.int32)
-    return Pieces(tokens, cu_seqlens, first_sample + rows, domain, np.zeros(len(rows), dtype=bool))
+    is_reference = np.zeros(len(rows), dtype=bool)
+    return Pieces(tokens, cu_seqlens, document_id, source_id, domain, is_reference)
+
+
+def _number_names(names: Sequence[object]) -> np.ndarray:
+    """Hash names to int64: equal names, equal numbers, in every shard and process."""
+    number = {name: blake2b(str(name).encode(), digest_size=8).digest() for name in set(names)}
+    return np.frombuffer(b"".join(number[name] for name in names), dtype=">i8").astype(np.int64)
 
 
 def _within_limits(

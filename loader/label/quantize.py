@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Float parameters to the integers that `document_scores` reads, and how well the two agree.
 
-The table becomes int8 with one step for all, each head int16 with its own step, the bias int32 in units of the
-product of both, so that `value = (sum of integers) * scale / count` approximates the float logit.
+The table becomes int8 with one step for all, each head int16 with its own step, the bias int32 in
+units of the product of both, so that `value = (sum of integers) * scale / count` approximates the
+float logit.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def score(model: NgramModel, pieces: Pieces) -> np.ndarray:
 
 
 def compare(float_values: np.ndarray, values: np.ndarray) -> Agreement:
-    """Compare float logits [n, H] with quantised values [n, H]; head 0 is quality, the rest topics."""
+    """Compare float logits [n, H] with quantised values [n, H]; head 0 is quality."""
     error = np.abs(float_values - values)
     same = float_values[:, 1:].argmax(axis=1) == values[:, 1:].argmax(axis=1)
     return Agreement(float(error.max()), float(error.mean()), float(same.mean()))

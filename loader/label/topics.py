@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Topics: k-means over a dense projection of the pieces' tf-idf weighted hashed n-grams.
 
-Deterministic for a seed whatever the number of threads: the linear algebra runs on one. Topics are numbered by
-falling size. Needs scikit-learn (the `label` extra).
+Deterministic for a seed whatever the number of threads: the linear algebra runs on one. Topics are
+numbered by falling size. Needs scikit-learn (the `label` extra).
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +57,7 @@ class Topics:
 def fit_topics(counts: csr_matrix, num_topics: int, projection_dim: int, seed: int) -> Topics:
     """Cluster pieces by their n-grams.
 
-    With fewer distinct pieces than topics, as many topics are made as there are distinct pieces, and a warning
-    says so.
+    With fewer distinct pieces than topics, as many topics are made as there are distinct pieces.
 
     Args:
         counts: [n, B] hashed n-gram counts, n >= 1.
@@ -75,12 +73,6 @@ def fit_topics(counts: csr_matrix, num_topics: int, projection_dim: int, seed: i
         projection = _fit_projection(tfidf.transform(counts), projection_dim, seed)
         points = _embed(tfidf, projection, counts)
         num_distinct = len(np.unique(points.round(6), axis=0))
-        if num_distinct < num_topics:
-            warnings.warn(
-                f"the sample has {num_distinct} distinct pieces, fewer than the {num_topics} topics "
-                f"asked for: fitting {num_distinct} topics",
-                stacklevel=2,
-            )
         clusters = KMeans(min(num_topics, num_distinct), n_init=KMEANS_STARTS, random_state=seed)
         clusters.fit(points)
     sizes = np.bincount(clusters.labels_, minlength=clusters.n_clusters)

@@ -121,23 +121,6 @@ class Ledger:
         self._probes.append(owned_probes(record))
         self._since_last_step.append(int(record.refresh))
 
-    def resume(self, step: int, attempt: int = 0) -> None:
-        """Go on from a saved state: the next record is that of `step`, under a new attempt.
-
-        What waits is published first: steps before `step` stay valid, the others are superseded.
-
-        Args:
-            step: first step that will be recorded again.
-            attempt: the least number to take; the ledger takes a higher one if it has to.
-        """
-        self.flush()
-        if self._num_parts:
-            self.attempt += 1
-        self.attempt = max(self.attempt, attempt)
-        self._num_parts = 0
-        self._last_step = step - 1
-        self._since_last_step = []
-
     def flush(self) -> None:
         """Publish everything that waits. Called at each checkpoint."""
         if not self._steps and not self._probes:

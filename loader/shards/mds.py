@@ -158,6 +158,7 @@ def gather(
     """Copy element ranges of many samples, one after the other, into one array.
 
     One native call without the GIL. Every bound is checked before the first element is written.
+    Seven plain arguments: an object for them would be made once a batch only to be undone.
 
     Args:
         shards: The shards that `shard_pos` counts.

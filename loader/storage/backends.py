@@ -150,7 +150,7 @@ def _is_true(value: object) -> bool:
 def _open_s3(url: str, options: Mapping[str, str]) -> ObjectStore:
     endpoint = options.get("endpoint") or _first_variable(_ENDPOINT_VARIABLES)
     is_plain = bool(endpoint) and str(endpoint).lower().startswith("http://")
-    config: dict[str, Any] = {
+    config: Any = {
         "region": options.get("region") or _first_variable(_REGION_VARIABLES) or "us-east-1",
         "virtual_hosted_style_request": _is_true(options.get("virtual_hosted_style", not endpoint)),
     }

@@ -207,7 +207,7 @@ class Store:
             size_bytes = int(result.meta["size"])
             if size_bytes < stop:
                 raise self._short(name, stop, size_bytes)
-            data = np.frombuffer(result.bytes(), np.uint8)
+            data = np.frombuffer(memoryview(result.bytes()), np.uint8)
             if data.size != target.size:
                 raise OSError(f"the body held {data.size} bytes of {target.size}")
             np.copyto(target, data)  # releases the GIL, unlike a slice of a memoryview

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from moot.loader.agents import (
     AgentInfo,
     AgentSet,
@@ -202,9 +201,7 @@ def test_tables_are_what_document_scores_reads():
     assert tables.edges.tolist() == [[-0.5, 0.5], [math.inf, math.inf], [math.inf, math.inf]]
     tokens, cuts = torch.arange(40), torch.tensor([0, 7, 7, 40])
     stored = torch.from_numpy(agents.stored_states({"domain": np.array([0, 1, 1])}, 3))
-    scores = document_scores(
-        tokens, cuts, agents.model, tables, stored, implementation="reference"
-    )
+    scores = document_scores(tokens, cuts, agents.model, tables, stored, implementation="reference")
     assert scores.states[:, 1].tolist() == [0, 1, 1]
     quality = np.searchsorted([-0.5, 0.5], scores.values[:, 0].numpy(), side="right")
     assert scores.states[:, 0].tolist() == quality.tolist()

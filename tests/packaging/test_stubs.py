@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed stubs are what nanobind generates from the installed modules (`make stubs` renews them)."""
+"""The committed stubs are what nanobind generates from the installed modules (`make stubs`)."""
 
 import subprocess
 import sys

@@ -1,86 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the wheel and the source archive hold: the packages, typed, with their native modules, and nothing else.
+"""The wheel and the source archive: our packages, typed, with native modules, and nothing else.
 
 The wheel is the one that `make wheel-test` builds into build/dist.
 """
 
-import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from email.parser import Parser
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("loader", "triton_kernels", "trainer")
+SUFFIXES = {".py", ".pyi", ".j2"}  # sources and templates, packed as they are
 
 
 @pytest.fixture(scope="module")
-def wheel() -> zipfile.ZipFile:
+def wheel() -> Iterator[zipfile.ZipFile]:
     wheels = sorted((ROOT / "build" / "dist").glob("moot-*.whl"))
-    if not wheels:
-        pytest.skip("no wheel in build/dist: `make wheel-test` builds one")
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    newest = max(path.stat().st_mtime for path in sources)
+    if not wheels or wheels[-1].stat().st_mtime < newest:
+        pytest.skip("no wheel of these sources in build/dist: `make wheel-test` builds it")
     with zipfile.ZipFile(wheels[-1]) as archive:
         yield archive
 
 
-def read(wheel: zipfile.ZipFile, name: str) -> str:
-    return wheel.read(next(path for path in wheel.namelist() if path.endswith(name))).decode()
+@pytest.fixture(scope="module")
+def packed(wheel) -> set[Path]:
+    """Paths below `moot/`."""
+    paths = [Path(name) for name in wheel.namelist()]
+    assert {path.parts[0] for path in paths if path.parts[0] != "moot"} == {"moot-0.1.0.dist-info"}
+    return {path.relative_to("moot") for path in paths if path.parts[0] == "moot"}
 
 
-def test_top_level_is_the_namespace_and_its_metadata(wheel):
-    tops = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"moot"}
-    assert {PurePosixPath(name).parts[1] for name in wheel.namelist() if name.startswith("moot/")} == set(PACKAGES)
-    assert "moot/__init__.py" not in wheel.namelist()
+def metadata(wheel: zipfile.ZipFile, name: str) -> str:
+    return wheel.read(f"moot-0.1.0.dist-info/{name}").decode()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_every_package_is_typed(wheel, package):
-    assert f"moot/{package}/py.typed" in wheel.namelist()
+def test_the_namespace_holds_three_typed_packages(packed):
+    assert {path.parts[0] for path in packed} == set(PACKAGES)
+    assert {Path(package, "py.typed") for package in PACKAGES} <= packed
 
 
 @pytest.mark.parametrize(("folder", "module"), [("loader", "_core"), ("triton_kernels", "_native")])
-def test_native_modules_lie_in_their_packages_with_their_stubs(wheel, folder, module):
-    binaries = [name for name in wheel.namelist() if name.startswith(f"moot/{folder}/{module}.") and name.endswith(".so")]
-    assert len(binaries) == 1
-    assert wheel.read(f"moot/{folder}/{module}.pyi") == (ROOT / folder / f"{module}.pyi").read_bytes()
+def test_a_native_module_lies_beside_its_stub(wheel, packed, folder, module):
+    binaries = [path for path in packed if path.suffix == ".so" and path.name.startswith(module)]
+    assert [path.parent for path in binaries] == [Path(folder)]
+    stub = f"{folder}/{module}.pyi"
+    assert wheel.read(f"moot/{stub}") == (ROOT / stub).read_bytes()
 
 
-def test_every_source_file_and_template_is_there(wheel):
-    suffixes = (".py", ".pyi", ".html")
+def test_every_source_and_template_is_packed_and_nothing_else(packed):
     ours = {
-        f"moot/{path.relative_to(ROOT).as_posix()}"
+        path.relative_to(ROOT)
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in suffixes
+        if path.suffix in SUFFIXES
     }
-    packed = {name for name in wheel.namelist() if name.startswith("moot/") and name.endswith(suffixes)}
-    assert packed == ours
-    assert any(name.startswith("moot/trainer/report/") and name.endswith(".html") for name in packed)
-
-
-def test_nothing_else_is_packed(wheel):
-    allowed = {".py", ".pyi", ".html", ".so", ".typed"}
-    assert {PurePosixPath(name).suffix for name in wheel.namelist() if name.startswith("moot/")} <= allowed
+    assert any(path.suffix == ".j2" for path in ours)
+    assert {path for path in packed if path.suffix in SUFFIXES} == ours
+    assert {path.suffix for path in packed} <= {*SUFFIXES, ".so", ".typed"}
 
 
 def test_metadata_names_licence_extras_and_command(wheel):
-    metadata = Parser().parsestr(read(wheel, ".dist-info/METADATA"))
-    assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra")) == {"mosaic", "train", "report", "label", "bench", "test"}
-    assert "moot = moot.trainer.cli:main" in read(wheel, ".dist-info/entry_points.txt")
-    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+    fields = Parser().parsestr(metadata(wheel, "METADATA"))
+    assert fields["License-Expression"] == "Apache-2.0"
+    extras = {"mosaic", "train", "report", "label", "bench", "test"}
+    assert set(fields.get_all("Provides-Extra")) == extras
+    assert "moot = moot.trainer.cli:main" in metadata(wheel, "entry_points.txt")
+    assert metadata(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text()
 
 
-def test_source_archive_can_be_built_from(tmp_path):
-    code = "import sys; from scikit_build_core.build import build_sdist; print(build_sdist(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True, capture_output=True, timeout=120)
+def test_source_archive_holds_what_a_build_needs(tmp_path):
+    code = "import sys, scikit_build_core.build as b; b.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     with tarfile.open(next(tmp_path.glob("moot-*.tar.gz"))) as archive:
-        names = {os.path.join(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
-    assert {"CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md", "loader/py.typed"} <= names
-    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.cpp")} <= names
-    assert not [name for name in names if name.startswith(("build/", "runs/", ".venv/", ".ci/"))]
+        names = {Path(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
+    needed = ["CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md", "loader/py.typed"]
+    assert {Path(name) for name in needed} <= names
+    assert {path.relative_to(ROOT) for path in (ROOT / "csrc").rglob("*.cpp")} <= names
+    unwanted = {"build", "dist", "runs", ".venv", ".types", ".ci"}
+    assert not {name for name in names if name.parts[0] in unwanted}

@@ -2,7 +2,7 @@
 """From documents to a corpus in a bucket: degraded copies, tokenizer, shards, corpus.json.
 
     URL/train  URL/reference  URL/heldout    MDS shards, documents in seeded order
-    URL/tokenizer.json  URL/truth.parquet    truth: id -> kind, "clean" for none; only reports read it
+    URL/tokenizer.json  URL/truth.parquet    truth: id -> kind; only reports read it
     URL/corpus.json                          configuration and counts, written last
 
 A corpus without corpus.json is unfinished and is built anew. Source: docs/corpus.md.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Degraded copies: the junk of a crawl, made from real documents of the corpus.
 
-A copy keeps the domain, source and (to a character) the length in bytes of its original; its id is the
-hash of its own text. So nothing but the text itself tells it from a clean document.
+A copy keeps the domain, source and (to a character) the length in bytes of its original; its id is
+the hash of its own text. So nothing but the text itself tells it from a clean document.
 """
 
 import base64
@@ -31,8 +31,10 @@ _BOILERPLATE = (
 # What a word processor makes of plain ASCII, so that a wrong decoding has something to spoil.
 _TYPOGRAPHY = {'"': "\u201d", "'": "\u2019", "-": "\u2013", "*": "\u2022", "|": "\u00a6"}
 _ACCENTS = {"a": "\u00e4", "e": "\u00e9", "i": "\u00ee", "o": "\u00f6", "u": "\u00fc"}
-# Bytes 0x80..0x9f as windows-1252 shows them; the five it leaves undefined stay as latin-1 has them.
-_WINDOWS = {byte: bytes([byte]).decode("cp1252", errors="ignore") or byte for byte in range(128, 160)}
+# Bytes 0x80..0x9f as windows-1252 shows them; the five it leaves undefined stay as in latin-1.
+_WINDOWS = {
+    byte: bytes([byte]).decode("cp1252", errors="ignore") or byte for byte in range(128, 160)
+}
 
 
 def degraded_copies(
@@ -123,9 +125,10 @@ def _boilerplate(text: str, rng: random.Random) -> str:
 
 
 def _mojibake(text: str, rng: random.Random) -> str:
-    """UTF-8 read as windows-1252, once or twice, after typographic marks and two accents."""
-    accents = {letter: _ACCENTS[letter] for letter in rng.sample(sorted(_ACCENTS), 2)}
-    text = text.translate(str.maketrans(_TYPOGRAPHY | accents))
+    """UTF-8 read as windows-1252, once or twice, after typographic marks and one accent."""
+    letter = rng.choice(sorted(_ACCENTS))
+    text = text.translate({ord(plain): mark for plain, mark in _TYPOGRAPHY.items()})
+    text = text.replace(letter, _ACCENTS[letter])
     for _ in range(rng.randint(1, 2)):
         text = text.encode().decode("latin-1").translate(_WINDOWS)
     return text

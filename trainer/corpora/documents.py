@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents: what a corpus is made of, and the seeded hashes that order it.
 
-A document is at most MAX_BYTES of UTF-8, cut at a character boundary; its id is the hash of its text,
-so equal texts have equal ids. Every choice "at random" is a hash of (name, seed): nothing depends on
-the order in which a directory happens to be listed.
+A document is at most MAX_BYTES of UTF-8, cut at a character boundary; its id is the hash of its
+text, so equal texts have equal ids. Every choice "at random" is a hash of (name, seed): nothing
+depends on the order in which a directory happens to be listed.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import xxhash
 
@@ -99,16 +99,15 @@ def read_text(path: str, min_chars: int, size_bytes: int = MAX_BYTES) -> str:
     Raises:
         SkippedError: 'unreadable', 'binary', 'not_utf8' or 'short'.
     """
-    opener = gzip.open if path.endswith(".gz") else open
     try:
-        with opener(path, "rb") as file:
+        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             raw = _read(file, size_bytes + 1)
     except (OSError, EOFError, zlib.error):
         raise SkippedError("unreadable") from None
     return decode_text(raw[:size_bytes], min_chars, is_whole=len(raw) <= size_bytes)
 
 
-def _read(file: BinaryIO, size: int) -> bytes:
+def _read(file: IO[bytes] | gzip.GzipFile, size: int) -> bytes:
     """Read exactly `size` bytes or up to the end: one read may return less."""
     parts = []
     while size > 0 and (part := file.read(size)):
@@ -128,4 +127,4 @@ def water_fill(available: Mapping[str, float], total: float) -> dict[str, float]
     for position, name in enumerate(sorted(available, key=lambda key: (available[key], key))):
         shares[name] = min(available[name], left / (len(available) - position))
         left -= shares[name]
-    return shares
+    return {name: shares[name] for name in available}

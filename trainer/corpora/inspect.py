@@ -25,8 +25,9 @@ def inspect_corpus(url: str) -> dict[str, Any]:
         url: of a corpus that `moot corpus` wrote.
 
     Returns:
-        corpus.json's contents and "url", "examples" (domain -> list of {source, id, kind, text}, text
-        cut), "kinds" (kind -> documents; None without truth.parquet), "agents" (whether fitted).
+        corpus.json's contents and "url", "examples" (domain -> list of {source, id, kind, text},
+        texts cut), "kinds" (kind -> documents; None without truth.parquet), "agents" (whether
+        fitted).
 
     Raises:
         ConfigError: no finished corpus stands there.
@@ -35,8 +36,8 @@ def inspect_corpus(url: str) -> dict[str, Any]:
     meta = read_meta(store)
     if meta is None or "splits" not in meta:
         raise ConfigError(
-            f"{store.url} holds no finished corpus (no corpus.json): give the URL that was --out of "
-            "`moot corpus`, or run that command again"
+            f"{store.url} holds no finished corpus (no corpus.json): give the URL that was --out "
+            "of `moot corpus`, or run that command again"
         )
     kinds = _truth(store)
     counts: dict[str, int] | None = None
@@ -70,7 +71,8 @@ def _examples(
     found = {}
     for domain, name in enumerate(meta["domains"]):
         rows = rows_of[domain]
-        columns = (shard.values("source", rows), shard.values("id", rows), _texts(store, shard, rows))
+        columns = [shard.values(column, rows) for column in ("source", "id")]
+        columns.append(_texts(store, shard, rows))
         found[name] = [
             {"source": source, "id": own_id, "kind": kinds.get(own_id, CLEAN), "text": text}
             for source, own_id, text in zip(*columns, strict=True)

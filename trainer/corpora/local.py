@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus of real text from what lies on this machine.
 
-Files come from `roots.list_files` in seeded order. First the reference and held-out sets take whole
-packages, then the train set takes what is left, all domains alike as far as their text goes. The same
-files, configuration and seed give the same corpus, byte for byte. Source: docs/corpus.md.
+Files come from `roots.list_files` in seeded order. First the reference and held-out sets take
+whole packages, then the train set takes what is left, all domains alike as far as their text goes.
+The same files, configuration and seed give the same corpus, byte for byte. Source: docs/corpus.md.
 """
 
 import dataclasses
@@ -84,7 +84,9 @@ def collect_local(config: LocalConfig, progress: Progress) -> Splits:
         config.package_share,
         config.seed,
     )
+    progress("set aside", 0, None, "reference and held-out packages")
     sides = set_aside(files, request, reader)
+    progress("set aside", 1, 1, " and ".join(f"{len(side.packages)} packages" for side in sides))
     taken = {package for side in sides for package in side.packages}
     kept = {
         name: [file for file in listed if file.package not in taken]

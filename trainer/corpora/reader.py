@@ -14,6 +14,8 @@ from .documents import Document, SkippedError, cut_text, read_text, text_id
 from .roots import DOCSTRING, DOMAINS, SourceFile
 
 _MODULE_BYTES = 1 << 20
+_SPARSE = 0.1
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 
 
 class Reader:
@@ -43,6 +45,9 @@ class Reader:
         if file.domain != DOCSTRING:
             return read_text(file.path, self.min_chars)
         code = read_text(file.path, self.min_chars, _MODULE_BYTES)
+        # Parsing is dear: modules that are nearly all code are left to the python domain.
+        if _quoted_chars(code) < max(self.min_chars, _SPARSE * len(code)):
+            raise SkippedError("few_docstrings")
         text = cut_text(docstrings(code))
         if len(text.strip()) < self.min_chars:
             raise SkippedError("short")
@@ -72,5 +77,10 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
         node = pending.pop()
         if isinstance(node, documented) and (text := ast.get_docstring(node, clean=False)):
             yield inspect.cleandoc(text)
-        children = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
-        pending.extend(reversed(children))
+        for block in reversed(_BLOCKS):
+            pending.extend(reversed(getattr(node, block, ())))
+
+
+def _quoted_chars(code: str) -> int:
+    """Characters between triple quotes: no fewer than docstrings have, but for rare spellings."""
+    return max(sum(map(len, code.split(quote)[1::2])) for quote in ('"""', "'''"))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Roots: the folders of this machine that hold text, and what each file in them is.
 
-`find_roots` names the folders, `list_files` walks them: sorted by name, symbolic links not followed,
-no root walked twice. A file's *domain* is the kind of text, its *package* the work it belongs to (a
-distribution, a standard library module, a header folder, a system package), so that a reference set
-can be kept apart from training text by package. Copies under a `_vendor` folder belong to the package
-they were copied from.
+`find_roots` names the folders, `list_files` walks them: sorted by name, symbolic links not
+followed, no root walked twice. A file's *domain* is the kind of text, its *package* the work it
+belongs to (a distribution, a standard library module, a header folder, a system package), so that
+a reference set can be kept apart from training text by package. Copies under a `_vendor` folder
+belong to the package they were copied from.
 """
 
 import os
@@ -29,7 +29,8 @@ _DATA_SUFFIXES = (".json", ".csv", ".xml", ".toml")
 _LICENCE_NAME = re.compile(r"(licen[cs]e|copying|copyright|notice|authors|metadata|pkg-info)\b")
 _CHANGES_NAME = re.compile(r"(changelog|changes|news|history)\b")
 _VENDOR_FOLDERS = frozenset({"_vendor", "vendor", "vendored", "_vendored", "extern", "externals"})
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
+# Site folders are roots of their own, also where one lies in another root that was given alone.
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 # Our own distribution: its metadata changes with every build of the project.
 _OWN_PACKAGE = "moot"
 
@@ -94,7 +95,7 @@ def _site_folders() -> list[str]:
 
 
 def _walk(root: Root, barriers: frozenset[str]) -> Iterator[tuple[str, int]]:
-    """Yield (path relative to the root, size) of the regular files, sorted; other roots left out."""
+    """Yield (path below the root, size) of the regular files, sorted, other roots left out."""
     top = os.path.realpath(root.path)
     pending = [""]
     while pending:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference and the held-out set: whole packages taken out of reach of the train set.
 
-Packages are offered in seeded order to the set that lacks more, relative to its size; a package that
-gives a document to one set gives none to any other. Large packages are not offered, so that the
-train set keeps most of every domain.
+Packages are offered in seeded order to the set that lacks more, relative to its size; a package
+that gives a document to one set gives none to any other. Large packages are not offered, so that
+the train set keeps most of every domain.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ def _affordable(
     wanted: int,
 ) -> dict[str, float]:
     """Bytes per domain that both sets may take together, even where the text allows."""
-    available: Counter[str] = Counter()
+    available: dict[str, float] = dict.fromkeys(totals, 0.0)
     for domains in by_package.values():
         for name, listed in domains.items():
             available[name] += sum(_text_size(file) for file in listed)

@@ -1,40 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus of a user's own text: JSONL, Parquet, plain text files, folders of them.
 
-Each row or text file is a document; its *source* is a column, else the name of its file, and sources
-are the corpus's domains. Reference and held-out documents come from the paths given for them, else
-from a seeded split of the text itself. The text is held in memory until it is written.
+Each row or text file is a document; its *source* is a column, else the name of its file, and
+sources are the corpus's domains. Reference and held-out documents come from the paths given for
+them, else from a seeded split of the text itself. The text is held in memory until it is written.
 """
 
 import dataclasses
-import gzip
-import io
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ...loader.errors import ConfigError
 from .build import CorpusConfig, Progress, build_corpus, silent
-from .documents import (
-    Document,
-    SkippedError,
-    Splits,
-    cut_text,
-    num_bytes,
-    read_text,
-    seeded_hash,
-    text_id,
-)
+from .documents import Document, Splits, cut_text, num_bytes, seeded_hash, text_id
+from .tables import Columns, default_source, find_files, read_rows
 
-_JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst")
-_PARQUET = (".parquet",)
-_PLAIN = (".txt", ".md", ".rst", ".text", ".txt.gz", ".md.gz", ".rst.gz")
 _MAX_DOMAINS = 255
 _OTHER = "other"
-_BATCH_ROWS = 1024
 _REPORT_ROWS = 2048
 
 
@@ -56,8 +40,13 @@ class TextConfig(CorpusConfig):
     """Files and folders of the train set; `build_text` fills it in."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Refuse values out of range, and what would tell copies from originals."""
         self.check()
+        if self.id_from is not None and self.degraded_share > 0.0:
+            raise ConfigError(
+                f"id_from={self.id_from!r} with degraded_share={self.degraded_share}: the ids of "
+                "degraded copies are hashes and would stand out; leave one of the two out"
+            )
 
 
 class _Row(NamedTuple):
@@ -91,9 +80,12 @@ def build_text(
     Raises:
         ConfigError: no such file, column or text, or another corpus stands at `out_url`.
     """
-    places = {"paths": paths, "reference": config.reference, "heldout": config.heldout}
-    whole = {name: tuple(os.path.abspath(one) for one in some) for name, some in places.items()}
-    full = dataclasses.replace(config, **whole)
+    full = dataclasses.replace(
+        config,
+        paths=_absolute(paths),
+        reference=_absolute(config.reference),
+        heldout=_absolute(config.heldout),
+    )
     report = progress or silent
     return build_corpus(out_url, full, lambda: _collect(full, report), report, force=force)
 
@@ -123,13 +115,24 @@ def _collect(config: TextConfig, progress: Progress) -> Splits:
     if not (train and reference and heldout):
         raise ConfigError(
             f"{len(train)} train, {len(reference)} reference and {len(heldout)} held-out documents "
-            f"from {_listed(config.paths)}: give more text, or --reference and --heldout of their own"
+            f"from {_listed(config.paths)}: give more text, or --reference and --heldout paths"
         )
     domains = _domains([*train, *reference, *heldout])
     numbers = {name: position for position, name in enumerate(domains)}
-    parts = (_documents(rows, numbers) for rows in (train, reference, heldout))
     notes: dict[str, object] = {"split": "given" if config.reference else "seeded"}
-    return Splits(domains, *parts, reader.skipped, notes)
+    return Splits(
+        domains,
+        _documents(train, numbers),
+        _documents(reference, numbers),
+        _documents(heldout, numbers),
+        reader.skipped,
+        notes,
+    )
+
+
+def _absolute(paths: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Paths as corpus.json keeps them."""
+    return tuple(os.path.abspath(path) for path in paths)
 
 
 def _documents(rows: Sequence[_Row], numbers: dict[str, int]) -> list[Document]:
@@ -171,7 +174,7 @@ class _Reader:
     def read_all(self, paths: Sequence[str]) -> list[_Row]:
         """Read every document below the paths; returns them in seeded order."""
         rows: list[_Row] = []
-        files = [file for path in paths for file in _files(path)]
+        files = [file for path in paths for file in find_files(path)]
         for position, file in enumerate(files):
             for row in self._rows(file):
                 rows.append(row)
@@ -183,12 +186,18 @@ class _Reader:
 
     def _rows(self, file: str) -> Iterator[_Row]:
         """Usable documents of one file."""
-        place = _place(file)
-        for where, fields in _fields(file, self.config, self.skipped):
-            text = fields[self.config.text_from]
+        config = self.config
+        columns = Columns(config.text_from, config.source_from, config.id_from)
+        place = default_source(file)
+        for where, fields in read_rows(file, columns, config.min_chars, self.skipped):
+            text = fields[config.text_from]
+            if text is None:
+                self.skipped["null"] += 1
+                continue
             if not isinstance(text, str):
                 raise ConfigError(
-                    f"{where}: column {self.config.text_from!r} holds {type(text).__name__}, not text"
+                    f"{where}: column {config.text_from!r} holds {type(text).__name__}, not text; "
+                    "name another with --text-column"
                 )
             row = self._row(where, text, fields, place)
             if row is not None:
@@ -209,109 +218,6 @@ class _Reader:
             raise ConfigError(f"{where}: id {own_id!r} stands twice; ids must be unique")
         self.ids.add(own_id)
         return _Row(text, str(fields[config.source_from]) if config.source_from else place, own_id)
-
-
-def _files(path: str) -> list[str]:
-    """The files a path stands for, sorted."""
-    known = _JSONL + _PARQUET + _PLAIN
-    if os.path.isfile(path):
-        if not path.endswith(known):
-            raise ConfigError(f"{path}: not a kind of file this reads ({' '.join(known)})")
-        return [path]
-    if not os.path.isdir(path):
-        raise ConfigError(f"{path}: no such file or folder")
-    found = []
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        found += [os.path.join(folder, name) for name in sorted(names) if name.endswith(known)]
-    if not found:
-        raise ConfigError(f"{path}: holds none of {' '.join(known)}")
-    return found
-
-
-def _place(file: str) -> str:
-    """Default source: the folder of a text file; the name of a table without part numbers."""
-    folder, name = os.path.split(file)
-    folder = os.path.basename(folder) or "text"
-    if file.endswith(_PLAIN):
-        return folder
-    return re.sub(r"([-_.]?\d+)?([-_]of[-_]\d+)?$", "", name.split(".")[0]) or folder
-
-
-def _fields(
-    file: str, config: TextConfig, skipped: Counter[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, the columns asked for) of each document in a file."""
-    columns = [config.text_from, config.source_from, config.id_from]
-    names = [name for name in columns if name is not None]
-    if file.endswith(_PARQUET):
-        yield from _parquet(file, names)
-    elif file.endswith(_JSONL):
-        yield from _jsonl(file, names)
-    else:
-        try:
-            text = read_text(file, config.min_chars)
-        except SkippedError as error:
-            skipped[error.reason] += 1
-            return
-        extra = {config.source_from: _place(file), config.id_from: file}
-        yield file, {config.text_from: text} | {name: extra[name] for name in names[1:]}
-
-
-def _parquet(file: str, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-        _require(file, names, table.schema_arrow.names)
-        row = 0
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-            for fields in batch.to_pylist():
-                yield f"{file} row {row}", fields
-                row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{file}: not a readable Parquet file: {error}") from error
-
-
-def _jsonl(file: str, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects of a JSONL file, plain or compressed."""
-    try:
-        with _open_lines(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                fields = json.loads(line)
-                if not isinstance(fields, dict):
-                    raise ConfigError(f"{file} line {number}: not a JSON object")
-                _require(f"{file} line {number}", names, list(fields))
-                yield f"{file} line {number}", fields
-    except ConfigError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"{file}: not readable as JSON lines: {error}") from error
-
-
-def _open_lines(file: str) -> IO[str]:
-    """Open a text file for reading by lines, decompressed by its suffix."""
-    if file.endswith(".gz"):
-        return gzip.open(file, "rt", encoding="utf-8")
-    if not file.endswith(".zst"):
-        return open(file, encoding="utf-8")
-    import pyarrow as pa
-
-    return io.TextIOWrapper(pa.input_stream(file, compression="zstd"), encoding="utf-8")
-
-
-def _require(where: str, names: list[str], found: list[str]) -> None:
-    """Refuse a document without a column that was asked for."""
-    for name in names:
-        if name not in found:
-            raise ConfigError(
-                f"{where}: no column {name!r}; it has {', '.join(map(repr, found)) or 'none'} "
-                "(--text-column, --source-column, --id-column name columns)"
-            )
 
 
 def _listed(paths: Sequence[str]) -> str:

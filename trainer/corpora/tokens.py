@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokenizer: byte-level BPE learnt from a sample, and documents turned into token arrays.
 
-Byte-level, so every text can be encoded and decoded again without loss. Each document's tokens end with
-END_OF_DOCUMENT; the same characters inside a text are encoded as ordinary text and never end one.
+Byte-level, so every text can be encoded and decoded again without loss. Each document's tokens end
+with END_OF_DOCUMENT; the same characters inside a text are encoded as ordinary text.
 The same texts give the same tokenizer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 END_OF_DOCUMENT = "<|endofdoc|>"
 SAMPLE_BYTES = 8_000_000
-_BATCH_DOCUMENTS = 1024
+# What the library keeps beside each token is a hundred times its two bytes.
+_BATCH_BYTES = 4_000_000
 
 
 def train_tokenizer(documents: Sequence[Document], vocab_size: int, seed: int) -> "Tokenizer":
@@ -58,8 +59,7 @@ def encode_documents(
     end = end_of_document(tokenizer)
     tokenizer.encode_special_tokens = True
     arrays = []
-    for start in range(0, len(documents), _BATCH_DOCUMENTS):
-        batch = [document.text for document in documents[start : start + _BATCH_DOCUMENTS]]
+    for batch in _batches(documents):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             arrays.append(np.array([*encoding.ids, end], dtype=np.uint16))
         report(len(arrays))
@@ -80,6 +80,20 @@ def import_tokenizers() -> Any:
             "building a corpus needs the tokenizers library: pip install 'moot[train]'"
         ) from None
     return tokenizers
+
+
+def _batches(documents: Sequence[Document]) -> Iterator[list[str]]:
+    """Texts in lists of about _BATCH_BYTES."""
+    batch: list[str] = []
+    left = _BATCH_BYTES
+    for document in documents:
+        batch.append(document.text)
+        left -= len(document.text)
+        if left <= 0:
+            yield batch
+            batch, left = [], _BATCH_BYTES
+    if batch:
+        yield batch
 
 
 def _sample(documents: Sequence[Document], seed: int) -> list[str]:

@@ -7,6 +7,7 @@
 | reference | the reference gradient and Adam's preconditioner |
 | capture | the ghost form: hooks that see activations and output gradients |
 | per_sample | the cosine reward, from the gradient of each document |
+| scratch | memory kept from pass to pass |
 | checks | what tells a model whose rewards would be wrong |
 """
 

@@ -28,6 +28,7 @@ from ...triton_kernels.ghost_influence import (
 from ..cross_entropy import loss_and_gradient
 from ..model import autocast
 from ..rows import Rows
+from .scratch import Scratch
 
 SUPPORTED = (nn.Linear, nn.Embedding, nn.RMSNorm, nn.LayerNorm)
 
@@ -66,11 +67,13 @@ class GhostCapture:
     def __init__(self, model: nn.Module, directions: Directions) -> None:
         self._model = model
         self.directions = directions
+        self.dtype = torch.float32
+        """Of the logits of the last pass."""
         self._leaves: list[Tensor] = []
         self._shares: list[Tensor | None] = []
         self._shape = (0, 0)
         self._is_recording = False
-        self._gradient: Tensor | None = None
+        self._scratch = Scratch()
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[GhostCapture]:
@@ -90,7 +93,6 @@ class GhostCapture:
         finally:
             for handle in handles:
                 handle.remove()
-            self._gradient = None
 
     def shares(self, rows: Rows) -> Tensor:
         """Run one pass and return every layer's shares.
@@ -112,20 +114,14 @@ class GhostCapture:
                 logits = self._model(rows.input_ids, rows.position_ids)
         finally:
             self._is_recording = False
-        gradient = self._scratch(logits)
+        self.dtype = logits.dtype
+        gradient = self._scratch.like(logits)
         loss_and_gradient(logits, rows.labels, gradient)
         torch.autograd.grad(logits, self._leaves, gradient, allow_unused=True)
         zero = torch.zeros(self._shape, dtype=torch.float64, device=logits.device)
         shares = [zero if share is None else share.view(self._shape) for share in self._shares]
         self._leaves, self._shares = [], []
         return torch.stack(shares)
-
-    def _scratch(self, logits: Tensor) -> Tensor:
-        """Return memory like the logits, the same from pass to pass: fresh pages are slow."""
-        size = logits.numel()
-        if self._gradient is None or self._gradient.numel() < size:
-            self._gradient = torch.empty(size, dtype=logits.dtype, device=logits.device)
-        return self._gradient[:size].view(logits.shape)
 
     def _on_forward(
         self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor
@@ -149,17 +145,11 @@ class GhostCapture:
         self._check_layout(name, module, source)
         slot = len(self._shares)
         self._shares.append(None)
-        output.register_hook(partial(self._on_grad, name, module, source, source._version, slot))
+        output.register_hook(partial(self._on_grad, module, source, slot))
         return output
 
-    def _on_grad(
-        self, name: str, module: nn.Module, source: Tensor, version: int, slot: int, grad: Tensor
-    ) -> None:
+    def _on_grad(self, module: nn.Module, source: Tensor, slot: int, grad: Tensor) -> None:
         """Turn a layer's output gradient into its shares."""
-        if source._version != version:
-            raise RuntimeError(
-                f"the input of {name} is overwritten in place after use; write it out of place"
-            )
         device = source.device.type
         with torch.no_grad(), torch.autocast(device, enabled=False):
             self._shares[slot] = _module_shares(module, source, grad, self.directions).double()

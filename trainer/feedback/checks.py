@@ -15,6 +15,7 @@ from ..model import autocast
 from ..rows import Rows
 from .capture import GhostCapture
 from .reference import pass_gradients
+from .scratch import Scratch
 
 MASK_TOKENS = 8
 """Tokens of the neighbour, and of the document behind it."""
@@ -37,9 +38,9 @@ def check_document_mask(model: nn.Module, rows: Rows) -> None:
     input_ids = torch.cat((neighbours, document.expand(2, -1)), dim=1)
     positions = torch.arange(MASK_TOKENS, device=tokens.device).repeat(2, 2)
     with autocast(tokens.device):
-        logits = model(input_ids, positions)[:, MASK_TOKENS:].float()
+        logits = model(input_ids, positions)[:, MASK_TOKENS:]
     moved = float((logits[0] - logits[1]).abs().max())
-    if moved > _tolerance(tokens.device, 1e-5, 1e-2) * float(logits.abs().max()):
+    if moved > _tolerance(logits.dtype, 1e-5, 1e-2) * float(logits.abs().max()):
         raise RuntimeError(
             "documents of one row see each other: a document's logits move by "
             f"{moved:.3g} with its neighbour; mask attention by document (segments start where "
@@ -59,7 +60,7 @@ def check_shares(model: nn.Module, capture: GhostCapture, rows: Rows) -> None:
         RuntimeError: the two numbers differ by more than rounding.
     """
     parameters = list(capture.directions)
-    _, gradients = pass_gradients(model, rows, parameters)
+    _, gradients = pass_gradients(model, rows, parameters, Scratch())
     exact = sum(
         float((gradient.double() * capture.directions[parameter]).sum())
         for parameter, gradient in zip(parameters, gradients, strict=True)
@@ -67,7 +68,7 @@ def check_shares(model: nn.Module, capture: GhostCapture, rows: Rows) -> None:
     with capture.hooked():
         shares = capture.shares(rows)
     total, mass = float(shares.sum()), float(shares.abs().sum())
-    if abs(total - exact) > _tolerance(rows.input_ids.device, 1e-3, 3e-2) * mass:
+    if abs(total - exact) > _tolerance(capture.dtype, 1e-3, 3e-2) * mass:
         raise RuntimeError(
             f"rewards of this model would be wrong: its layers' shares add up to {total:.6g}, "
             f"autograd says {exact:.6g}; call every module that owns a trainable weight, "
@@ -75,6 +76,6 @@ def check_shares(model: nn.Module, capture: GhostCapture, rows: Rows) -> None:
         )
 
 
-def _tolerance(device: torch.device, exact: float, half: float) -> float:
+def _tolerance(dtype: torch.dtype, exact: float, half: float) -> float:
     """Choose between the tolerance of fp32 arithmetic and that of bf16."""
-    return half if device.type == "cuda" else exact
+    return half if dtype in (torch.bfloat16, torch.float16) else exact

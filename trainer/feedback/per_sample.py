@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .reference import ReferenceGradient, document_gradient
+from .scratch import Scratch
 
 
 def cosine_rewards(
@@ -39,10 +40,11 @@ def cosine_rewards(
     targets = list(reference.gradients.values())
     reference_norm = _dot(targets, targets) ** 0.5
     rewards = np.zeros(len(documents))
+    scratch = Scratch()
     for i, document in enumerate(documents):
         if len(document) < 2:
             continue
-        gradients = document_gradient(model, document, row_tokens, parameters)
+        gradients = document_gradient(model, document, row_tokens, parameters, scratch)
         norm = _dot(gradients, gradients) ** 0.5 * reference_norm
         rewards[i] = _dot(gradients, targets) / norm if norm > 0 else 0.0
     return rewards

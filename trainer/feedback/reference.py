@@ -20,6 +20,7 @@ from ...loader.errors import ConfigError
 from ..cross_entropy import loss_and_gradient
 from ..model import autocast
 from ..rows import Rows, pack
+from .scratch import Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ def reference_gradient(model: nn.Module, rows: Rows, max_tokens: int) -> Referen
     parameters = [p for p in model.parameters() if p.requires_grad]
     totals = [torch.zeros_like(p) for p in parameters]
     summed_loss = 0.0
+    scratch = Scratch()
     for part in rows.passes(max_tokens, parameters[0].device):
-        part_loss, gradients = pass_gradients(model, part, parameters)
+        part_loss, gradients = pass_gradients(model, part, parameters, scratch)
         summed_loss += part_loss
         torch._foreach_add_(totals, gradients)
     torch._foreach_div_(totals, float(rows.num_predicted))
@@ -61,12 +63,12 @@ def reference_gradient(model: nn.Module, rows: Rows, max_tokens: int) -> Referen
 
 
 def pass_gradients(
-    model: nn.Module, rows: Rows, parameters: Sequence[nn.Parameter]
+    model: nn.Module, rows: Rows, parameters: Sequence[nn.Parameter], scratch: Scratch
 ) -> tuple[float, list[Tensor]]:
     """Return the summed loss of some rows (on the model's device) and its gradients."""
     with autocast(rows.input_ids.device):
         logits = model(rows.input_ids, rows.position_ids)
-    logits_gradient = torch.empty_like(logits)
+    logits_gradient = scratch.like(logits)
     losses = loss_and_gradient(logits, rows.labels, logits_gradient)
     gradients = torch.autograd.grad(
         logits, parameters, logits_gradient, allow_unused=True, materialize_grads=True
@@ -75,12 +77,16 @@ def pass_gradients(
 
 
 def document_gradient(
-    model: nn.Module, document: np.ndarray, row_tokens: int, parameters: Sequence[nn.Parameter]
+    model: nn.Module,
+    document: np.ndarray,
+    row_tokens: int,
+    parameters: Sequence[nn.Parameter],
+    scratch: Scratch,
 ) -> list[Tensor]:
     """Return the gradient of the summed loss of one document of at least two tokens."""
     rows = pack([document], row_tokens)
     (part,) = rows.passes(rows.input_ids.numel(), parameters[0].device)
-    return pass_gradients(model, part, parameters)[1]
+    return pass_gradients(model, part, parameters, scratch)[1]
 
 
 def precondition(

@@ -60,18 +60,20 @@ def comparison_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def print_comparison(path: str | Path, console: "Console | None" = None) -> None:
-    """Print the comparison as a table in the terminal."""
+    """Print the comparison as a table in the terminal: one column a run."""
     import rich.console
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("run")
-    for heading in HEADINGS[1:]:
-        table.add_column(heading, justify="right")
-    for row in comparison_rows(path):
-        style = "bold" if row["kind"] == "console" else None
-        table.add_row(*cells(row), style=style)
+    rows = comparison_rows(path)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for row in rows:
+        style = "bold cyan" if row["kind"] == "console" else None
+        table.add_column(row["run"], justify="right", style=style, header_style="bold")
+    for heading, *values in zip(HEADINGS, *map(cells, rows), strict=True):
+        if heading != "run":
+            table.add_row(heading, *values)
     (console or rich.console.Console()).print(table)
 
 

@@ -100,7 +100,7 @@ def memory_over_time(run: Run, place: int) -> "Figure":
     """Draw the memory of one agent: one line a state, named at its end."""
     agent = run.agents[place]
     num_states = len(agent.states)
-    figure, axes = new_figure((5.6, 3.3 if num_states <= 9 else 4.3))
+    figure, axes = new_figure((5.6, 3.3 if num_states <= 6 else 4.3))
     tokens, _, memory = policy_history(run)
     memory = memory[:, place, :num_states]
     labels = []
@@ -121,7 +121,7 @@ def memory_over_time(run: Run, place: int) -> "Figure":
     axes.set_ylim(axes.get_ylim())
     axes.set_ylabel("memory (weight of the state)")
     tokens_axis(axes, tokens[-1])
-    label_lines(axes, labels, gap=0.066 if num_states <= 9 else 0.052)
+    label_lines(axes, labels, gap=0.066 if num_states <= 6 else 0.052)
     return figure
 
 
@@ -165,11 +165,12 @@ def short(text: str, most: int = 26) -> str:
 
 
 def smoothed(values: Array, width: int) -> Array:
-    """Return the mean over a centred window of `width`, narrower at both ends."""
+    """Return the mean over the `width` // 2 values on either side, as far as there are any."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
-    half = np.minimum(width // 2, np.minimum(place, len(values) - 1 - place))
-    return (total[place + half + 1] - total[place - half]) / (2 * half + 1)
+    first = np.maximum(place - width // 2, 0)
+    last = np.minimum(place + width // 2, len(values) - 1)
+    return (total[last + 1] - total[first]) / (last + 1 - first)
 
 
 def _finish_losses(

@@ -18,10 +18,10 @@ OFFERED, KEPT = RUN_COLOURS["random"], RUN_COLOURS["console"]
 MORE_LESS = ("#a84300", "#e8a06b", "#f6f5f2", "#6aaed6", "#00507d")
 
 
-def overall(mix: Mixture) -> "Figure":
+def overall(mix: Mixture, height: float | None = None) -> "Figure":
     """Draw each state's share of the offered and of the kept tokens, over the whole run."""
     rows = np.arange(len(mix.names))
-    figure, axes = new_figure((5.6, 0.9 + 0.27 * len(rows)))
+    figure, axes = new_figure((5.6, height or 0.9 + 0.27 * len(rows)))
     offered, kept = 100 * mix.offered_overall, 100 * np.nan_to_num(mix.kept_overall)
     axes.hlines(rows, offered, kept, color=FAINT, lw=3, zorder=1)
     axes.plot(offered, rows, "o", ms=7, mfc="white", mec=OFFERED, mew=1.8, zorder=2)
@@ -31,7 +31,7 @@ def overall(mix: Mixture) -> "Figure":
         axes.text(
             max(was, now) + 0.03 * right,
             row,
-            f"{was:.0f} % to {now:.0f} %",
+            f"{_percent(was)} to {_percent(now)}",
             va="center",
             color=MUTED,
             fontsize=8.5,
@@ -52,7 +52,6 @@ def ratio_over_time(mix: Mixture) -> "Figure":
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.clip(np.log2(mix.kept / mix.offered), -3, 3).T
     colours = LinearSegmentedColormap.from_list("more_less", MORE_LESS)
-    colours.set_bad("white")
     width = mix.tokens[0] * 2 if len(mix.tokens) == 1 else mix.tokens[1] - mix.tokens[0]
     edges = np.append(mix.tokens - width / 2, mix.tokens[-1] + width / 2) / 1e6
     image = axes.pcolormesh(
@@ -129,6 +128,10 @@ def _state_axis(axes: "Axes", mix: Mixture) -> None:
     axes.set_yticks(np.arange(len(mix.names)), [short(name) for name in mix.names])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(mix.names) - 0.4, -0.6)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0f} %" if share >= 9.95 else f"{share:.1f} %"
 
 
 def _end(values: np.ndarray) -> float:

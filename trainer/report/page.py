@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page: report.html beside the runs, and figures/*.png.
 
-Self-contained: figures are inline SVG, styles are inline, nothing is fetched. All text that comes from
-the corpus or a run is escaped by the template engine.
+Self-contained: figures are inline SVG, styles are inline, nothing is fetched. All text that comes
+from the corpus or a run is escaped by the template engine.
 """
 
 import json
@@ -18,7 +18,7 @@ from .plot import STYLE, run_colours
 from .runs import Run, find_runs
 from .sections import (
     Material,
-    damage_figure,
+    damage_figures,
     examples,
     gather_material,
     loss_figures,
@@ -27,6 +27,7 @@ from .sections import (
 )
 
 TEMPLATE = "page.html.j2"
+SMALL_TOKENS = 1e9
 
 
 def write_report(path: str | Path) -> Path:
@@ -83,6 +84,7 @@ def render(path: Path, runs: Sequence[Run], figures: Path) -> str:
         configs=[(run.name, json.dumps(run.info.get("config", {}), indent=1)) for run in runs],
         **sections,
         missing=material.missing,
+        is_small=max(row["tokens"] for row in rows) < SMALL_TOKENS,
     )
 
 
@@ -98,21 +100,16 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not np.isfinite([mine, theirs]).all():
             continue
         share = console[f"share_to_{short}"]
-        if np.isfinite(share):
-            sentences.append(
-                f"The console reached the random run's final {words} loss ({theirs:.3f}) with "
-                f"{share:.2f}x of its tokens, and ended at {mine:.3f}."
-            )
-        else:
-            sentences.append(
-                f"The console did not reach the random run's final {words} loss: it ended at "
-                f"{mine:.3f}, random at {theirs:.3f}."
-            )
+        how = f"with {share:.2f}x of its tokens" if np.isfinite(share) else "at no point"
+        sentences.append(
+            f"The console came down to random's final {words} loss {how}, and ended at {mine:.3f} "
+            f"against {theirs:.3f}."
+        )
     spent = console["selection_share"] + console["feedback_share"]
     if np.isfinite(spent):
         sentences.append(
-            f"Selection and feedback took {spent:.1%} of its wall-clock: "
-            f"{duration(console['wall_s'])} against {duration(random['wall_s'])}."
+            f"Selection and feedback took {spent:.1%} of its wall-clock of "
+            f"{duration(console['wall_s'])}; random took {duration(random['wall_s'])}."
         )
     return sentences
 
@@ -133,14 +130,11 @@ def conditions(runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[t
 
 
 def _sections(material: Material) -> dict[str, Any]:
-    damage = damage_figure(material)
-    policy = policy_figures(material)
-    beside_theta = [figure for figure in (damage,) if figure]
-    losses = loss_figures(material)
     chooser = material.chooser
     return {
-        "losses": losses,
-        "policy": policy[:1] + beside_theta + policy[1:],
+        "losses": loss_figures(material),
+        "policy": policy_figures(material),
+        "damage": damage_figures(material),
         "mixtures": list(mixture_figures(material)),
         "examples": examples(material),
         "chooser": chooser.name if chooser else None,

@@ -11,7 +11,7 @@ import numpy as np
 from ...loader.errors import MootError
 from . import curves, mixtures
 from .documents import CLEAN, Documents, Excerpt, Facts
-from .plot import AGENT_COLOURS, Drawn, finish, run_colours
+from .plot import AGENT_COLOURS, WIDE, Drawn, finish, run_colours
 from .runs import Run
 from .selection import Mixture, Pieces, choose_examples, mixture, read_pieces
 
@@ -77,8 +77,7 @@ def loss_figures(material: Material) -> list[Drawn]:
             curves.evaluation_loss(runs, "heldout_loss", "held-out loss"),
             "heldout-loss",
             "Held-out loss",
-            "Clean documents from packages that neither the stream nor the reference set contains. "
-            "Nothing steers by it.",
+            "Documents set apart from the stream and from the reference set. Nothing steers by it.",
         ),
         draw(
             curves.evaluation_loss(runs, "reference_loss", "reference loss"),
@@ -112,7 +111,6 @@ def policy_figures(material: Material) -> list[Drawn]:
             curves.theta_over_time(run),
             "theta",
             "Theta: how much each agent counts",
-            "A document's score is the sum of theta times the agents' votes.",
         )
     ]
     for place, agent in enumerate(run.agents):
@@ -121,7 +119,6 @@ def policy_figures(material: Material) -> list[Drawn]:
                 curves.memory_over_time(run, place),
                 f"memory-{agent.name}",
                 f"Memory of {agent.name}",
-                "Its vote for a document is the weight of the document's state.",
             )
         )
     return drawn
@@ -145,25 +142,34 @@ def mixture_figures(material: Material) -> Iterator[tuple[str, list[Drawn], list
         yield agent.name, pair, small
 
 
-def damage_figure(material: Material) -> Drawn | None:
-    """Draw the share of degraded text among offered and kept."""
+def damage_figures(material: Material) -> list[Drawn]:
+    """Draw the share of degraded text among offered and kept, over time and by kind."""
     facts, chooser = material.facts, material.chooser
     if facts is None or CLEAN not in facts.kinds:
-        return None
+        return []
     mixes = {}
     for run, colour in zip(material.runs, run_colours(material.runs), strict=True):
         if run.name in material.pieces:
             pieces = material.pieces[run.name]
             labels = facts.find(facts.kind, pieces.sample_id)
             mixes[run.name] = (colour, mixture(pieces, labels, facts.kinds))
-    offered = mixes[chooser.name if chooser else next(iter(mixes))][1]
-    return material.draw(
-        mixtures.degraded_share(offered, mixes),
-        "degraded-share",
-        "Degraded text: offered and kept",
-        "Degraded copies were made when the corpus was built. Only this report reads which they "
-        "are; no column, id or order tells an agent.",
-    )
+    shower = chooser.name if chooser else next(iter(mixes))
+    shown = mixes[shower][1]
+    return [
+        material.draw(
+            mixtures.degraded_share(shown, mixes),
+            "degraded-share",
+            "Degraded text, all runs",
+            "Degraded copies were made when the corpus was built. Only this report reads which "
+            "they are; no column, id or order tells an agent.",
+        ),
+        material.draw(
+            mixtures.overall(shown.only(slice(1, None)), WIDE[1]),
+            "degraded-kinds",
+            "By kind of damage, whole run",
+            f"Shares of all tokens in the {shower} run.",
+        ),
+    ]
 
 
 def examples(material: Material) -> list[tuple[str, str, list[dict[str, Any]]]]:

@@ -70,6 +70,17 @@ class Mixture:
     kept_overall: Array
     """[S]"""
 
+    def only(self, states: slice) -> "Mixture":
+        """Return the same shares of fewer states."""
+        return Mixture(
+            names=self.names[states],
+            tokens=self.tokens,
+            offered=self.offered[:, states],
+            kept=self.kept[:, states],
+            offered_overall=self.offered_overall[states],
+            kept_overall=self.kept_overall[states],
+        )
+
 
 def read_pieces(run: Run, max_bins: int = 30) -> Pieces | None:
     """Return the pieces of a run's ledger, None where it has none."""

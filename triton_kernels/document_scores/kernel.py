@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+# Triton types a kernel's arguments at launch.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="no-untyped-def"
 """document_scores as one fused Triton kernel: a program for each document.
 
 Sums are integers and fp32 steps follow the reference one by one, so the bits are the
@@ -31,16 +34,15 @@ def bag_columns(
     for i_t in range(0, length, BLOCK_T):
         b_state = start_state(BLOCK_T)
         for order in tl.static_range(1, 4):
-            if ORDERS >> order > 0:
-                o_word = i_t + o_t + (order - 1)
-                m_t = o_word < length
-                b_word = tl.load(tokens + begin + o_word, mask=m_t, other=0)
-                b_state = absorb(b_state, b_word.to(tl.uint32))
-                if (ORDERS >> order) & 1 == 1:
-                    o_row = (finish(b_state) & bucket_mask).to(tl.int64) * D
-                    m_row = m_t[:, None] & (o_d < D)[None, :]
-                    p_row = table + o_row[:, None] + o_d[None, :]
-                    b_bag += tl.load(p_row, mask=m_row, other=0).to(tl.int32)
+            o_word = i_t + o_t + (order - 1)
+            m_t = o_word < length
+            b_word = tl.load(tokens + begin + o_word, mask=m_t, other=0)
+            b_state = absorb(b_state, b_word.to(tl.uint32))
+            if (ORDERS >> order) & 1 == 1:
+                o_row = (finish(b_state) & bucket_mask).to(tl.int64) * D
+                m_row = m_t[:, None] & (o_d < D)[None, :]
+                p_row = table + o_row[:, None] + o_d[None, :]
+                b_bag += tl.load(p_row, mask=m_row, other=0).to(tl.int32)
     return tl.sum(b_bag.to(tl.int64), axis=0)
 
 
@@ -129,12 +131,12 @@ def document_scores_fwd(
             "score on the CPU, or split the heads over two models"
         )
     n, num_heads, num_agents = len(cu_seqlens) - 1, model.num_heads, agents.num_agents
-    new = {"device": tokens.device}
+    device = tokens.device
     scores = DocumentScores(
-        values=torch.empty(n, num_heads, dtype=torch.float32, **new),
-        states=torch.empty(n, num_agents, dtype=torch.int32, **new),
-        votes=torch.empty(n, num_agents, dtype=torch.float32, **new),
-        total=torch.empty(n, dtype=torch.float32, **new),
+        values=torch.empty(n, num_heads, dtype=torch.float32, device=device),
+        states=torch.empty(n, num_agents, dtype=torch.int32, device=device),
+        votes=torch.empty(n, num_agents, dtype=torch.float32, device=device),
+        total=torch.empty(n, dtype=torch.float32, device=device),
     )
     if n == 0:
         return scores

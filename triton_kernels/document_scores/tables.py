@@ -5,7 +5,7 @@ Legend: B buckets, D dimensions, H heads, A agents, S states, n documents. Shape
 checked when a table is made; contents only on the CPU, where looking costs no synchronisation.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ STORED, BINNED, ARGMAX = 0, 1, 2
 """Kinds of agents: a stored state, a head's value put into bins, the largest of several heads."""
 
 
-def check_tensor(name: str, value: object, dtype: torch.dtype, shape: tuple[int | None, ...]) -> None:
+def check_tensor(
+    name: str, value: object, dtype: torch.dtype, shape: tuple[int | None, ...]
+) -> None:
     """Raise ValueError unless value is a contiguous tensor of this dtype and shape (None: any)."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; pass a torch tensor of {dtype}")
@@ -55,7 +57,7 @@ class NgramModel:
         check_tensor("table", self.table, torch.int8, (None, None))
         num_buckets, dim = self.table.shape
         if num_buckets < 1 or num_buckets & (num_buckets - 1) or num_buckets > 1 << 31:
-            raise ValueError(f"table has {num_buckets} rows; it must have a power of two (<= 2**31)")
+            raise ValueError(f"table has {num_buckets} rows; it must be a power of two")
         if dim < 16 or dim % 16:
             raise ValueError(f"table has {dim} columns; it must have a multiple of 16")
         check_tensor("heads", self.heads, torch.int16, (None, dim))
@@ -76,8 +78,13 @@ class NgramModel:
 
     def to(self, device: torch.device | str) -> "NgramModel":
         """Copy the model to a device (no copy where it is there already)."""
-        moved = (getattr(self, name).to(device) for name in ("table", "heads", "bias", "scale"))
-        return NgramModel(*moved, orders=self.orders)
+        return replace(
+            self,
+            table=self.table.to(device),
+            heads=self.heads.to(device),
+            bias=self.bias.to(device),
+            scale=self.scale.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -136,15 +143,21 @@ class AgentTables:
                 f"num_states is {self.num_states.tolist()}; "
                 f"each must be in [1, {self.memory.shape[1]}], the columns of memory"
             )
-        if not bool((self.edges[:, 1:] >= self.edges[:, :-1]).all()) or bool(self.edges.isnan().any()):
+        ascends = self.edges[:, 1:] >= self.edges[:, :-1]
+        if not bool(ascends.all()) or bool(self.edges.isnan().any()):
             raise ValueError("edges are not ascending; sort each agent's and pad with +inf")
 
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """The result of document_scores: values [n, H] f32, states [n, A] i32, votes [n, A] f32,
-    total [n] f32. All are new tensors on the device of the tokens.
-    """  # noqa: D205
+    """The result of document_scores, new tensors on the device of the tokens.
+
+    Args:
+        values: [n, H] float32, the heads' values.
+        states: [n, A] int32, each agent's label.
+        votes: [n, A] float32, each agent's memory of that state.
+        total: [n] float32, the sum of theta * vote.
+    """
 
     values: Tensor
     states: Tensor
@@ -155,6 +168,8 @@ class DocumentScores:
 def check_devices(tables: NgramModel | AgentTables) -> None:
     """Raise ValueError unless all tensors of a table lie on one device."""
     named = {field.name: getattr(tables, field.name) for field in fields(tables)}
-    devices = {name: str(value.device) for name, value in named.items() if isinstance(value, Tensor)}
+    devices = {
+        name: str(value.device) for name, value in named.items() if isinstance(value, Tensor)
+    }
     if len(set(devices.values())) > 1:
         raise ValueError(f"tensors lie on different devices, {devices}; move them to one")

@@ -84,9 +84,7 @@ def select(
     return selection
 
 
-def _rule(
-    seed: int, temperature: float, max_count: int | None, budget_tokens: int | None
-) -> Rule:
+def _rule(seed: int, temperature: float, max_count: int | None, budget_tokens: int | None) -> Rule:
     """Check the settings and replace None by no limit."""
     if not -(1 << 63) <= seed < 1 << 63:
         raise ValueError(f"seed is {seed}; it must fit in a signed 64-bit integer")

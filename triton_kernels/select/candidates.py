@@ -14,9 +14,16 @@ NO_LIMIT = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Candidates:
-    """Checked tensors of select: votes [S, C, A] f32, theta, shift, scale [A] f32,
-    lengths [S, C] i32 (negative: no candidate there), ids [S, C] i64.
-    """  # noqa: D205
+    """The tensors that select reads, checked.
+
+    Args:
+        votes: [S, C, A] float32.
+        theta: [A] float32.
+        lengths: [S, C] int32 tokens; negative: no candidate there.
+        ids: [S, C] int64.
+        shift: [A] float32.
+        scale: [A] float32.
+    """
 
     votes: Tensor
     theta: Tensor
@@ -28,7 +35,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Rule:
-    """How select draws: int64 seed, temperature of the noise, largest count, tokens to spend."""
+    """How select draws: seed, float32 temperature, and limits (NO_LIMIT where there is none)."""
 
     seed: int
     temperature: float

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+# Triton types a kernel's arguments at launch.
+# ruff: noqa: ANN001, ANN201
+# mypy: disable-error-code="no-untyped-def"
 """select as one fused Triton kernel: a program for each tile of a row's candidates.
 
 A candidate's rank is the number of candidates before it, counted tile by tile: O(C**2) a row
@@ -115,11 +118,11 @@ def select_fwd_kernel(
 def select_fwd(candidates: Candidates, rule: Rule) -> Selection:
     """Launch the kernel; arguments as in select, already checked."""
     num_rows, num_candidates, num_agents = candidates.votes.shape
-    new = {"device": candidates.votes.device}
+    device = candidates.votes.device
     selection = Selection(
-        order=torch.empty(num_rows, num_candidates, dtype=torch.int32, **new),
-        num_kept=torch.zeros(num_rows, dtype=torch.int32, **new),
-        scores=torch.empty(num_rows, num_candidates, dtype=torch.float32, **new),
+        order=torch.empty(num_rows, num_candidates, dtype=torch.int32, device=device),
+        num_kept=torch.zeros(num_rows, dtype=torch.int32, device=device),
+        scores=torch.empty(num_rows, num_candidates, dtype=torch.float32, device=device),
     )
     if num_rows == 0 or num_candidates == 0:
         return selection

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""select: noise against fp64, the same bits everywhere, budgets, ties, order, clear refusals."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moot.triton_kernels import select
+from moot.triton_kernels.hashing import hash_ids
+from moot.triton_kernels.select.candidates import NO_LIMIT, Candidates, Rule
+from moot.triton_kernels.select.native import select_native
+from moot.triton_kernels.select.reference import gumbel, log_fp32
+
+IMPLEMENTATIONS = ["reference", "native", "triton"]
+
+
+def make_candidates(seed, rows=2, candidates=9, agents=3, *, absent=True, coarse=False):
+    """Votes, theta, lengths, ids; coarse votes are small integers, so that scores tie."""
+    generator = torch.Generator().manual_seed(seed)
+    votes = torch.randn(rows, candidates, agents, generator=generator)
+    if coarse:
+        votes = (votes * 0.7).round()
+    theta = torch.ones(agents) if coarse else torch.rand(agents, generator=generator)
+    low = -2 if absent else 0
+    lengths = torch.randint(low, 20, (rows, candidates), generator=generator).to(torch.int32)
+    ids = torch.randint(-(2**63), 2**63 - 1, (rows, candidates), generator=generator)
+    return votes, theta, lengths, ids
+
+
+def kept_ids(selection, ids, row=0):
+    """Ids of the kept candidates of a row, best first."""
+    return ids[row, selection.order[row, : selection.num_kept[row]].long()].tolist()
+
+
+def assert_same_bits(left, right):
+    for field in dataclasses.fields(left):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        assert a.dtype == b.dtype and a.shape == b.shape, field.name
+        assert torch.equal(a.view(torch.int32), b.view(torch.int32)), field.name
+
+
+def plain_order(scores, lengths, ids, seed):
+    """The order of one row by Python's sort over the key of the specification."""
+    tie = hash_ids(ids, seed).tolist()
+    places = [c for c, length in enumerate(lengths.tolist()) if length >= 0]
+    places.sort(key=lambda c: (-scores[c].item(), tie[c], ids[c].item(), c))
+    return places + [c for c, length in enumerate(lengths.tolist()) if length < 0]
+
+
+def test_logarithm_is_within_a_few_ulp():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([
+        torch.rand(100_000, generator=generator).clamp(min=2.0**-126),
+        torch.exp(torch.empty(100_000).uniform_(-80, 80, generator=generator)),
+        torch.tensor([2.0**-126, 1 - 2.0**-24, 1.0, 1 + 2.0**-23, math.sqrt(0.5), 3.4e38]),
+    ])  # fmt: skip
+    exact = np.log(x.double().numpy())
+    error = np.abs(log_fp32(x).double().numpy() - exact)
+    ulp = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64)
+    assert (error <= 3 * ulp).all()
+
+
+def test_noise_is_gumbel():
+    """Against -log(-log u) in fp64 on the same uniforms, and in distribution."""
+    tie = hash_ids(torch.arange(200_000), seed=11)
+    noise = gumbel(tie).double()
+    state = [(int(t) + 0x2545F491) % 2**32 for t in tie[:2000].tolist()]
+    exact = []
+    for s in state:
+        s = (s ^ s >> 16) * 0x85EBCA6B % 2**32
+        s = (s ^ s >> 13) * 0xC2B2AE35 % 2**32
+        exact.append(-math.log(-math.log((((s ^ s >> 16) >> 9) + 0.5) / 2**23)))
+    error = (noise[:2000] - torch.tensor(exact, dtype=torch.float64)).abs()
+    assert float(error.max()) <= 4 * 2.0**-23 * max(1.0, max(map(abs, exact)))
+    uniform = torch.exp(-torch.exp(-noise)).sort().values
+    grid = (torch.arange(len(uniform)) + 0.5) / len(uniform)
+    assert float((uniform - grid).abs().max()) < 1.63 / math.sqrt(len(uniform))  # KS, 1 %
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(st.integers(0, 3), st.integers(0, 130), st.integers(0, 4)),
+    coarse=st.booleans(),
+    rule=st.fixed_dictionaries({
+        "seed": st.integers(-(2**63), 2**63 - 1),
+        "temperature": st.sampled_from([0.0, 1e-3, 0.5, 3.0]),
+        "max_count": st.none() | st.integers(0, 140),
+        "budget_tokens": st.none() | st.integers(0, 1500),
+    }),
+)  # fmt: skip
+def test_native_equals_reference_bit_for_bit(seed, shape, coarse, rule):
+    arguments = make_candidates(seed, *shape, coarse=coarse)
+    extra = {"shift": torch.randn(shape[2]), "scale": torch.rand(shape[2])} if seed % 2 else {}
+    assert_same_bits(
+        select(*arguments, **rule, **extra, implementation="reference"),
+        select(*arguments, **rule, **extra),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.tuples(
+        st.integers(0, 2), st.sampled_from([0, 1, 2, 15, 63, 64, 65, 130]), st.integers(0, 4)
+    ),
+    coarse=st.booleans(),
+    rule=st.fixed_dictionaries({
+        "seed": st.integers(-(2**63), 2**63 - 1),
+        "temperature": st.sampled_from([0.0, 0.5]),
+        "max_count": st.none() | st.integers(0, 140),
+        "budget_tokens": st.none() | st.integers(0, 1500) | st.just(2**40),
+    }),
+)  # fmt: skip
+def test_kernel_equals_reference_bit_for_bit(seed, shape, coarse, rule):
+    arguments = make_candidates(seed, *shape, coarse=coarse)
+    extra = {"shift": torch.randn(shape[2]), "scale": torch.rand(shape[2])} if seed % 2 else {}
+    assert_same_bits(
+        select(*arguments, **rule, **extra, implementation="reference"),
+        select(*arguments, **rule, **extra, implementation="triton"),
+    )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_scores_follow_their_definition(implementation):
+    votes, theta, lengths, ids = make_candidates(3, absent=False)
+    shift, scale = torch.tensor([0.1, -2.0, 0.0]), torch.tensor([3.0, 0.5, 1.0])
+    selection = select(
+        votes, theta, lengths, ids, shift=shift, scale=scale, seed=5, temperature=0.25,
+        implementation=implementation,
+    )  # fmt: skip
+    exact = ((votes.double() - shift.double()) * scale.double() * theta.double()).sum(-1)
+    exact += 0.25 * gumbel(hash_ids(ids, 5)).double()
+    naive = ((votes - shift) * scale * theta).sum(-1) + 0.25 * gumbel(hash_ids(ids, 5))
+    bound = 2 * (naive - exact).abs().max() + 4 * exact.abs().max() * 2.0**-23
+    assert float((selection.scores - exact).abs().max()) <= float(bound)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 2, 17, 65]), coarse=st.booleans())
+def test_order_is_score_then_tie_then_id(implementation, seed, candidates, coarse):
+    votes, theta, lengths, ids = make_candidates(seed, 2, candidates, coarse=coarse)
+    selection = select(votes, theta, lengths, ids, seed=seed, implementation=implementation)
+    for row in range(2):
+        wanted = plain_order(selection.scores[row], lengths[row], ids[row], seed)
+        assert selection.order[row].tolist() == wanted
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 5, 64, 70]), k=st.integers(0, 80))
+def test_exactly_k_are_kept_under_ties(implementation, seed, candidates, k):
+    _, theta, lengths, ids = make_candidates(seed, 2, candidates)
+    votes = torch.zeros(2, candidates, 3)
+    selection = select(
+        votes, theta, lengths, ids, seed=seed, max_count=k, implementation=implementation
+    )
+    present = (lengths >= 0).sum(1)
+    assert selection.num_kept.tolist() == present.clamp(max=k).tolist()
+    for row in range(2):
+        assert sorted(selection.order[row].tolist()) == list(range(candidates))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 9, 65]), budget=st.integers(0, 600)
+)
+def test_kept_is_the_longest_prefix_within_the_budget(implementation, seed, candidates, budget):
+    votes, theta, lengths, ids = make_candidates(seed, 1, candidates)
+    selection = select(
+        votes, theta, lengths, ids, seed=seed, temperature=1.0, budget_tokens=budget,
+        implementation=implementation,
+    )  # fmt: skip
+    ordered = lengths[0, selection.order[0].long()].tolist()
+    kept = int(selection.num_kept[0])
+    assert sum(ordered[:kept]) <= budget and all(length >= 0 for length in ordered[:kept])
+    next_fits = kept < candidates and ordered[kept] >= 0 and sum(ordered[: kept + 1]) <= budget
+    assert not next_fits
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), coarse=st.booleans(), temperature=st.sampled_from([0.0, 1.0]))
+def test_order_of_candidates_does_not_matter(implementation, seed, coarse, temperature):
+    votes, theta, lengths, ids = make_candidates(seed, 1, 66, coarse=coarse)
+    shuffle = torch.randperm(66, generator=torch.Generator().manual_seed(seed))
+    options = {
+        "seed": 4, "temperature": temperature, "max_count": 40, "budget_tokens": 300,
+        "implementation": implementation,
+    }  # fmt: skip
+    straight = select(votes, theta, lengths, ids, **options)
+    mixed_ids = ids[:, shuffle].contiguous()
+    mixed = select(
+        votes[:, shuffle].contiguous(),
+        theta,
+        lengths[:, shuffle].contiguous(),
+        mixed_ids,
+        **options,
+    )
+    assert kept_ids(straight, ids) == kept_ids(mixed, mixed_ids)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_rows_do_not_see_each_other(implementation):
+    votes, theta, lengths, ids = make_candidates(8, rows=4, candidates=20)
+    options = {"seed": 1, "temperature": 1.0, "max_count": 7, "implementation": implementation}
+    together = select(votes, theta, lengths, ids, **options)
+    for row in range(4):
+        part = slice(row, row + 1)
+        alone = select(votes[part], theta, lengths[part], ids[part], **options)
+        assert torch.equal(alone.order[0], together.order[row])
+        assert alone.num_kept[0] == together.num_kept[row]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_temperature_zero_is_plain_top_k(implementation):
+    votes, theta, lengths, ids = make_candidates(21, rows=1, candidates=50, absent=False)
+    selection = select(
+        votes, theta, lengths, ids, seed=1, max_count=8, implementation=implementation
+    )
+    top = selection.scores[0].topk(8).indices
+    assert selection.order[0, :8].tolist() == top.tolist()
+    assert int(selection.num_kept[0]) == 8
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_seed_decides_the_noise(implementation):
+    votes, theta, lengths, ids = make_candidates(2, rows=1, candidates=60)
+
+    def run(seed):
+        return select(
+            votes, theta, lengths, ids, seed=seed, temperature=2.0, implementation=implementation
+        )
+
+    assert_same_bits(run(3), run(3))
+    assert run(3).order.tolist() != run(4).order.tolist()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_seed_decides_ties(implementation):
+    _, theta, lengths, ids = make_candidates(2, rows=1, candidates=40, absent=False)
+    votes = torch.ones(1, 40, 3)
+    orders = {
+        tuple(
+            select(votes, theta, lengths, ids, seed=seed, implementation=implementation)
+            .order[0].tolist()
+        )
+        for seed in range(3)
+    }  # fmt: skip
+    assert len(orders) == 3
+
+
+def test_kept_shares_follow_the_softmax():
+    """Gumbel top-1 at temperature 1 draws candidate c with probability softmax(score)_c."""
+    draws, scores = 20_000, torch.tensor([0.0, 1.0, 2.0])
+    votes = scores.view(1, 3, 1).repeat(draws, 1, 1)
+    lengths = torch.ones(draws, 3, dtype=torch.int32)
+    ids = torch.arange(3 * draws).view(draws, 3)
+    selection = select(votes, torch.ones(1), lengths, ids, seed=9, temperature=1.0, max_count=1)
+    share = torch.bincount(selection.order[:, 0], minlength=3) / draws
+    assert float((share - torch.softmax(scores, 0)).abs().max()) < 4 * 0.5 / math.sqrt(draws)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_absent_candidates_are_last_and_may_hold_garbage(implementation):
+    votes, theta, _, ids = make_candidates(0, rows=1, candidates=5)
+    votes[0, 1], votes[0, 3] = math.nan, math.inf
+    lengths = torch.tensor([[4, -1, 0, -7, 2]], dtype=torch.int32)
+    selection = select(votes, theta, lengths, ids, seed=0, implementation=implementation)
+    assert selection.order[0, 3:].tolist() == [1, 3] and int(selection.num_kept[0]) == 3
+    assert selection.scores[0, [1, 3]].tolist() == [-math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("implementation", ["native", "triton"])
+def test_every_output_is_written(poisoned_empty, implementation):
+    votes, theta, lengths, ids = make_candidates(4, rows=3, candidates=70)
+    selection = select(votes, theta, lengths, ids, seed=0, implementation=implementation)
+    assert not torch.isnan(selection.scores).any()
+    assert torch.equal(
+        selection.order.sort(1).values, torch.arange(70, dtype=torch.int32).expand(3, 70)
+    )
+    assert torch.equal(selection.num_kept, (lengths >= 0).sum(1).to(torch.int32))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("implementation", ["native", "triton"])
+def test_score_that_overflows_is_refused_and_ranked_last(poisoned_empty, implementation):
+    """inf - inf: the score is NaN though every vote is finite; CUDA calls do not look at it."""
+    votes = torch.tensor([[[3e38, 3e38], [1.0, 1.0], [2.0, 1.0]]])
+    theta = torch.tensor([10.0, -10.0])
+    lengths, ids = torch.ones(1, 3, dtype=torch.int32), torch.arange(3).view(1, 3)
+    with pytest.raises(ValueError, match="overflow float32"):
+        select(votes, theta, lengths, ids, implementation=implementation)
+    candidates = Candidates(votes, theta, lengths, ids, torch.zeros(2), torch.ones(2))
+    run = {"native": select_native, "triton": import_kernel()}[implementation]
+    assert run(candidates, Rule(0, 0.0, NO_LIMIT, NO_LIMIT)).order.tolist() == [[2, 1, 0]]
+
+
+def import_kernel():
+    """The launcher, imported late as the public function does."""
+    from moot.triton_kernels.select.kernel import select_fwd
+
+    return select_fwd
+
+
+def with_vote(value):
+    votes = make_candidates(0, absent=False)[0]
+    votes[1, 4, 2] = value
+    return {"votes": votes}
+
+
+REFUSALS = {
+    "nan vote": (with_vote(math.nan), r"votes\[1, 4, 2\] is nan"),
+    "infinite vote": (with_vote(math.inf), r"votes\[1, 4, 2\] is inf"),
+    "minus infinite vote": (with_vote(-math.inf), r"votes\[1, 4, 2\] is -inf"),
+    "nan theta": ({"theta": torch.tensor([1.0, math.nan, 1.0])}, "theta is"),
+    "infinite scale": ({"scale": torch.tensor([1.0, math.inf, 1.0])}, "scale is"),
+    "votes shape": ({"votes": torch.zeros(2, 9)}, "votes is"),
+    "theta shape": ({"theta": torch.zeros(2)}, "theta is"),
+    "theta type": ({"theta": [1.0]}, "theta is a list"),
+    "lengths dtype": ({"lengths": torch.zeros(2, 9, dtype=torch.int64)}, "lengths is"),
+    "ids shape": ({"ids": torch.zeros(2, 8, dtype=torch.int64)}, "ids is"),
+    "strided votes": ({"votes": torch.zeros(2, 3, 9).transpose(1, 2)}, "not contiguous"),
+    "negative count": ({"max_count": -1}, "max_count is -1"),
+    "negative budget": ({"budget_tokens": -1}, "budget_tokens is -1"),
+    "negative temperature": ({"temperature": -0.5}, "temperature is"),
+    "nan temperature": ({"temperature": math.nan}, "temperature is"),
+    "wide seed": ({"seed": 1 << 63}, "seed is"),
+    "unknown implementation": ({"implementation": "cuda"}, "choose one of"),
+}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_bad_arguments_are_refused(name, implementation):
+    changes, message = REFUSALS[name]
+    votes, theta, lengths, ids = make_candidates(0, absent=False)
+    good = {"votes": votes, "theta": theta, "lengths": lengths, "ids": ids}
+    with pytest.raises(ValueError, match=message):
+        select(**(good | {"implementation": implementation} | changes))

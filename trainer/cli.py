@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: a mechanical view of the settings, one function a command.
+
+What goes wrong in the world (MootError) is one red line and exit status 1; `moot --debug ...`
+shows where it came from. Progress goes to stderr, results to stdout. Heavy imports wait for their
+command.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console as Terminal
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from ..loader.errors import ConfigError, MootError
+
+_COMMANDS = ("corpus", "fit", "inspect", "train", "report", "demo")
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+
+app = typer.Typer(
+    cls=_InOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="A streaming data loader in which agents decide what a model trains on.",
+)
+corpus_app = typer.Typer(no_args_is_help=True, help="Build a corpus and write it into a bucket.")
+app.add_typer(corpus_app, name="corpus")
+
+_DEMO_FOLDER = Path("runs/demo")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_LINE: dict[str, Any] = {"highlight": False, "soft_wrap": True}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+Out = Annotated[str, typer.Option(help="Where the corpus goes: a folder or s3://bucket/prefix.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides every random choice.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a corpus that is already there.")]
+Vocab = Annotated[int, typer.Option(help="Tokens of the byte-level BPE.")]
+Degraded = Annotated[float, typer.Option(help="Share of degraded copies among the documents.")]
+Text = Annotated[bool, typer.Option(help="Keep the text beside its tokens.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Take the options of all commands; main looks for --debug itself."""
+
+
+@corpus_app.command("local")
+def corpus_local(
+    out: Out,
+    size: Annotated[str, typer.Option(help="Text in the train set, e.g. 60MB.")] = "60MB",
+    seed: Seed = 0,
+    degraded_share: Degraded = 0.25,
+    vocab_size: Vocab = 8192,
+    text_column: Text = True,
+    force: Force = False,
+) -> None:
+    """Build a corpus of the text found on this machine."""
+    from .corpora import LocalConfig, build_local
+
+    config = LocalConfig(
+        size_bytes=parse_size(size),
+        seed=seed,
+        degraded_share=degraded_share,
+        vocab_size=vocab_size,
+        text_column=text_column,
+    )
+    with _display() as display:
+        meta = build_local(out, config, display.progress, force=force)
+    _say_built(out, meta)
+
+
+@corpus_app.command("text")
+def corpus_text(
+    paths: Annotated[list[str], typer.Argument(help=".jsonl .parquet .txt .md files, or folders.")],
+    out: Out,
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    source_column: Annotated[
+        str | None, typer.Option(help="Column that names the source; its values are the domains.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that holds a unique id.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="File or folder of the reference set; repeatable.")
+    ] = None,
+    heldout: Annotated[
+        list[str] | None, typer.Option(help="File or folder of the held-out set; repeatable.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Text in the train set; default all.")] = None,
+    seed: Seed = 0,
+    degraded_share: Degraded = 0.0,
+    vocab_size: Vocab = 8192,
+    keep_text: Text = True,
+    force: Force = False,
+) -> None:
+    """Build a corpus of your own JSONL, Parquet or text files."""
+    from .corpora import TextConfig, build_text
+
+    config = TextConfig(
+        text_from=text_column,
+        source_from=source_column,
+        id_from=id_column,
+        reference=tuple(reference or ()),
+        heldout=tuple(heldout or ()),
+        size_bytes=None if size is None else parse_size(size),
+        seed=seed,
+        degraded_share=degraded_share,
+        vocab_size=vocab_size,
+        text_column=keep_text,
+    )
+    with _display() as display:
+        meta = build_text(out, paths, config, display.progress, force=force)
+    _say_built(out, meta)
+
+
+@app.command()
+def fit(
+    corpus: Annotated[str, typer.Argument(metavar="URL", help="A corpus.")],
+    seed: Seed = 0,
+    num_topics: Annotated[int, typer.Option(help="Clusters of the topic agent.")] = 13,
+    force: Annotated[bool, typer.Option("--force", help="Fit again although it was done.")] = False,
+) -> None:
+    """Fit the agents to a corpus and store them beside it."""
+    from ..loader.label import FitConfig, report_table
+    from ..loader.label import fit as fit_agents
+
+    config = FitConfig(seed=seed, num_topics=num_topics, force=force)
+    with _display() as display:
+        report = fit_agents(corpus, config, display.progress)
+    Terminal().print(report_table(report))
+
+
+@app.command()
+def inspect(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A corpus or the folder of a run.")],
+) -> None:
+    """Show what a corpus holds, or what a run has selected so far."""
+    from .views import show
+
+    show(Terminal(), url)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="TOML file with the run's settings.")],
+    out: Annotated[str | None, typer.Option(help="Folder of the run, over the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, over the file's.")] = None,
+) -> None:
+    """Train the reference model as a TOML file says; a run cut short goes on."""
+    from .config import RunConfig
+    from .train import train_from_config
+
+    steps = RunConfig.from_toml(config).train.steps
+    overrides = {name: value for name, value in (("out", out), ("seed", seed)) if value is not None}
+    with _display(steps) as display:
+        summary = train_from_config(config, overrides, display.run(config.stem))
+    terminal = Terminal()
+    for name, value in summary.items():
+        if isinstance(value, int | float | str):
+            terminal.print(f"{name}: {escape(_plain(value))}", **_LINE)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run, or a folder of runs to compare.")],
+) -> None:
+    """Write report.html of a run, or of several runs side by side."""
+    from .report import print_comparison, write_report
+
+    path = write_report(run)
+    terminal = Terminal()
+    print_comparison(run, terminal)
+    terminal.print(f"report: {escape(str(path))}", **_LINE)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of corpus, runs, report.")] = _DEMO_FOLDER,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 400,
+    size: Annotated[str, typer.Option(help="Text in the corpus.")] = "60MB",
+) -> None:
+    """Go the whole way: corpus, agents, three runs, comparison, report."""
+    from .demo import run_demo
+
+    run_demo(out, seed=seed, steps=steps, size_bytes=parse_size(size))
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 1 for an error of the world, 2 for a wrong option."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(args=arguments, prog_name="moot")
+    except MootError as error:
+        if "--debug" in arguments:
+            raise
+        line = " ".join(str(error).split())
+        Terminal(stderr=True).print(f"[bold red]error:[/] [red]{escape(line)}[/]", **_LINE)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes of a size such as 60MB (10^6), 64KiB (2^10) or 1500000."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2].upper() not in _UNITS:
+        raise ConfigError(f"size {text!r} is not understood; write it as 60MB, 64KiB or 1500000")
+    return round(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _display(steps: int = 0) -> Any:
+    """Progress on stderr."""
+    from .display import Display
+
+    return Display(Terminal(stderr=True), steps)
+
+
+def _say_built(out: str, meta: dict[str, Any]) -> None:
+    """Say in a few lines what a corpus holds."""
+    terminal = Terminal()
+    splits = {
+        name: sum(count["tokens"] for count in split["domains"].values())
+        for name, split in meta["splits"].items()
+    }
+    listed = ", ".join(f"{name} {tokens:,}" for name, tokens in splits.items())
+    state = "is there already" if meta["reused"] else "is built"
+    terminal.print(f"corpus [bold]{escape(out)}[/] {state}; tokens: {listed}", **_LINE)
+    if meta["notes"].get("split") == "seeded":
+        terminal.print(
+            "reference and held-out sets are a seeded split of the same text; "
+            "--reference and --heldout name better ones",
+            **_LINE,
+        )
+    terminal.print(f"next: moot inspect {escape(out)}; moot fit {escape(out)}", **_LINE)
+
+
+def _plain(value: float | str) -> str:
+    """A number as a person reads it."""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
