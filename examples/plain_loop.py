@@ -10,7 +10,7 @@ from moot.trainer.feedback import Feedback, FeedbackConfig
 from moot.trainer.model import GPT, GPTConfig, loss
 
 url, shape = sys.argv[1], {"batch_rows": 8, "seq_len": 128}
-model = GPT(GPTConfig(vocab_size=8192, dim=128, num_layers=2, num_heads=4, max_seq_len=128))
+model = GPT(GPTConfig(vocab_size=8192, dim=64, num_layers=2, num_heads=4, max_seq_len=128))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 feedback = Feedback(model, optimizer, FeedbackConfig(seq_len=128))
 with Loader(f"{url}/reference", fields=("input_ids", "cu_seqlens"), **shape) as reference:
@@ -18,7 +18,7 @@ with Loader(f"{url}/reference", fields=("input_ids", "cu_seqlens"), **shape) as 
     ends = batch["cu_seqlens"][1:-1].long()
     feedback.set_reference(batch["input_ids"].flatten().tensor_split(ends))
 
-console = ConsoleConfig(refresh_steps=10, policy_lag=2)
+console = ConsoleConfig(refresh_steps=20, policy_lag=2)
 with Loader(f"{url}/train", console=console, **shape) as loader:
     for batch in islice(loader, 40):
         total, count = loss(model(batch["input_ids"], batch["position_ids"]), batch["labels"])

@@ -38,6 +38,9 @@ class LoaderConfig:
     deterministic: bool = True
     """Feedback that is not there when its step comes is an error; False goes on and counts it."""
 
+    implementation: str = "auto"
+    """How the ops run: "auto", "native", "reference", or "triton" (also in Triton's interpreter)."""
+
     rank: int | None = None
     """The data-parallel rank; None reads RANK from the environment, 0 without it."""
     world_size: int | None = None

@@ -134,7 +134,8 @@ class StepMaker:
         self, candidates: Candidates, policy: Policy
     ) -> tuple[DocumentScores, Selection]:
         assert self._agents is not None
-        scores = score(self._source, self._agents, candidates, policy)
+        how = self._config.implementation
+        scores = score(self._source, self._agents, candidates, policy, how)
         shape = (self._layout.slots, -1)
         selection = select(
             scores.votes.view(*shape, scores.votes.shape[1]),
@@ -147,6 +148,7 @@ class StepMaker:
             temperature=policy.temperature,
             max_count=None,
             budget_tokens=self._layout.slot_tokens,
+            implementation=how,
         )
         return scores, selection
 
@@ -163,7 +165,11 @@ class StepMaker:
 
 
 def score(
-    source: Source, agents: AgentSet, candidates: Candidates, policy: Policy
+    source: Source,
+    agents: AgentSet,
+    candidates: Candidates,
+    policy: Policy,
+    implementation: str = "auto",
 ) -> DocumentScores:
     """Score candidate pieces under a policy: every agent's state and vote."""
     columns = {
@@ -178,4 +184,5 @@ def score(
         agents.model,
         agents.tables(policy.memory, policy.theta),
         torch.from_numpy(stored),
+        implementation=implementation,
     )

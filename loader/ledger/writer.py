@@ -125,7 +125,8 @@ class Ledger:
         """Publish everything that waits. Called at each checkpoint."""
         if not self._steps and not self._probes:
             return
-        known = [record.step for record in (*self._steps, *self._probes)]
+        known = [record.step for record in self._steps]
+        known += [record.step for record in self._probes]
         tables = [("pieces", self._pieces_table), ("probes", self._probes_table)]
         waiting = {"pieces": self._steps, "probes": self._probes}
         for family, table in tables:

@@ -24,6 +24,7 @@ from moot.trainer.corpora import (
     build_text,
     inspect_corpus,
 )
+from moot.trainer.corpora.build import silent
 from moot.trainer.corpora.degrade import KINDS, degrade, degraded_copies
 from moot.trainer.corpora.documents import (
     Document,
@@ -34,6 +35,7 @@ from moot.trainer.corpora.documents import (
     text_id,
     water_fill,
 )
+from moot.trainer.corpora.local import collect_local
 from moot.trainer.corpora.reader import docstrings
 from moot.trainer.corpora.roots import list_files
 from moot.trainer.corpora.tokens import END_OF_DOCUMENT, encode_documents, train_tokenizer
@@ -476,6 +478,18 @@ def test_no_column_tells_a_degraded_copy(corpus):
     assert np.mean(position) / len(rows) == pytest.approx(0.5, abs=0.12)
 
 
+def test_shards_mix_domains_and_lengths(corpus):
+    rows = read_split(corpus[0], "train")
+    place = np.arange(len(rows))
+    for column in (
+        [len(row["text"]) for row in rows],
+        [row["domain"] for row in rows],
+        [row["id"] for row in rows],
+    ):
+        ranks = np.unique(column, return_inverse=True)[1]
+        assert abs(np.corrcoef(place, ranks)[0, 1]) < 0.2
+
+
 def test_same_files_and_seed_give_the_same_bytes(roots, corpus, tmp_path):
     again = list(fake_files().items())
     random.Random(3).shuffle(again)
@@ -535,12 +549,11 @@ def test_large_package_stays_in_the_train_set(tmp_path):
     for number in range(40):
         files[f"site/giant/part{number}.py"] = module(random.Random(1000 + number), "giant")
     roots = write_tree(tmp_path / "machine", files)
-    for seed in range(4):
-        out = tmp_path / str(seed)
-        meta = build_local(str(out), small(roots, seed=seed, package_share=0.1))
-        assert "giant" not in meta["notes"]["reference_packages"]
-        assert "giant" not in meta["notes"]["heldout_packages"]
-        assert "giant" in {row["source"] for row in read_split(out, "train")}
+    for seed in range(20):
+        splits = collect_local(small(roots, seed=seed, package_share=0.1), silent)
+        assert "giant" not in splits.notes["reference_packages"]
+        assert "giant" not in splits.notes["heldout_packages"]
+        assert "giant" in {document.source for document in splits.train}
 
 
 def test_binary_foreign_short_and_duplicate_files_are_counted(tmp_path):

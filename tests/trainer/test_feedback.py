@@ -527,11 +527,10 @@ def test_amsgrad_uses_its_largest_second_moment():
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_rewards_in_bf16_follow_fp64(monkeypatch, tied):
-    model, optimizer = make_model(tied=tied)
+    model, optimizer = make_model(tied=tied, steps=0)
     probes = make_documents([16] * 24, seed=4)
     expected = autograd_rewards(model, optimizer, REFERENCE, probes)
-    model, half_optimizer = make_model(tied=tied, dtype=torch.float32)
-    half_optimizer.load_state_dict(optimizer.state_dict())
+    model, half_optimizer = make_model(tied=tied, steps=0, dtype=torch.float32)
     for module in ("capture", "checks", "reference"):
         monkeypatch.setattr(
             f"moot.trainer.feedback.{module}.autocast",

@@ -344,7 +344,7 @@ def test_verdict_admits_that_a_loss_was_not_reached(demo):
     rows = comparison_rows(demo[0])
     assert "x of its tokens" in verdict(rows)[0]
     rows[2] |= {"share_to_heldout": float("nan"), "heldout_loss": 9.0}
-    assert "at no point" in verdict(rows)[0] and "9.000" in verdict(rows)[0]
+    assert "did not come down" in verdict(rows)[0] and "9.000" in verdict(rows)[0]
     assert verdict(rows[:2]) == []
 
 
@@ -470,3 +470,24 @@ def test_smoothing_keeps_a_straight_line_inside_and_length():
     assert np.allclose(smoothed(values, 9)[4:-4], values[4:-4])
     assert len(smoothed(values, 9)) == 50
     assert np.array_equal(smoothed(values, 1), values)
+
+
+def test_names_of_any_kind_are_shown_as_text(tmp_path):
+    documents = made_up_documents(50)
+    write_run(tmp_path / "run", "console", documents, tmp_path / "nowhere", steps=24)
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    info["agents"][0] = {"name": 'a/b"<i>', "states": ["$x^{", "\\1", "<i>", "\u6f22", "\u202e"]}
+    path.write_text(json.dumps(info))
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert Outline(page).open == [] and "<i>" not in page
+    assert "$x^{" in page and (tmp_path / "run" / "figures" / "memory-a-b-i-.png").is_file()
+
+
+def test_excerpts_hold_nothing_invisible(tmp_path):
+    documents = made_up_documents(2)
+    documents["text"][1] = "a\x00b\x1b[31m\u202ec\td\n"
+    write_corpus(tmp_path, documents)
+    found = Documents(str(tmp_path))
+    assert found.excerpts([1])[1].text == "a\ufffdb\ufffd[31m\ufffdc\td\n"
+    found.close()

@@ -116,7 +116,7 @@ def memory_over_time(run: Run, place: int) -> "Figure":
             alpha=1 if strong else 0.55,
             zorder=3 if strong else 2,
         )
-        labels.append(Label(memory[-1, state], short(agent.states[state]), colour))
+        labels.append(Label(memory[-1, state], short(agent.labels[state]), colour))
     axes.margins(y=0.06)
     axes.set_ylim(axes.get_ylim())
     axes.set_ylabel("memory (weight of the state)")
@@ -159,7 +159,7 @@ def state_colours(agent: str, final: Array) -> list[str]:
     return colours
 
 
-def short(text: str, most: int = 26) -> str:
+def short(text: str, most: int = 24) -> str:
     """Cut a name to a length that fits beside a figure."""
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 

@@ -87,7 +87,7 @@ class Documents:
             source = shard.values("source", rows) if "source" in columns else [""] * len(rows)
             texts = self._texts(shard, rows, most)
             for sample_id, text, origin in zip(wanted[places], texts, source, strict=True):
-                found[int(sample_id)] = Excerpt(text[:most], len(text) > most, origin)
+                found[int(sample_id)] = Excerpt(_shown(text[:most]), len(text) > most, origin)
         return found
 
     def close(self) -> None:
@@ -125,3 +125,8 @@ class Documents:
         tokenizer = Tokenizer.from_buffer(self._store.get("tokenizer.json"))
         tokens = [array[: most + 1].tolist() for array in shard.values("tokens", rows)]
         return tokenizer.decode_batch(tokens)
+
+
+def _shown(text: str) -> str:
+    """Replace what a page cannot show, or what would reorder it, by the replacement character."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

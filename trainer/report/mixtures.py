@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OFFERED, KEPT = RUN_COLOURS["random"], RUN_COLOURS["console"]
-MORE_LESS = ("#a84300", "#e8a06b", "#f6f5f2", "#6aaed6", "#00507d")
+MORE_LESS = ("#a84300", "#e8a06b", "#eeeeec", "#6aaed6", "#00507d")
 
 
 def overall(mix: Mixture, height: float | None = None) -> "Figure":
@@ -38,7 +38,7 @@ def overall(mix: Mixture, height: float | None = None) -> "Figure":
         )
     _state_axis(axes, mix)
     axes.set_xlim(min(0, -0.02 * right), 1.22 * right)
-    axes.set_xlabel("share of tokens (%): open = offered, filled = kept")
+    axes.set_xlabel("share of tokens (%)")
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     return figure

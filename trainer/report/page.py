@@ -6,6 +6,7 @@ from the corpus or a run is escaped by the template engine.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def write_report(path: str | Path) -> Path:
 
     figures = path / "figures"
     figures.mkdir(exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Names of states may hold any script; the page's fonts have what the PNGs' may lack.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         page = render(path, runs, figures)
     target = path / "report.html"
     unfinished = path / "report.html.part"
@@ -71,7 +74,10 @@ def render(path: Path, runs: Sequence[Run], figures: Path) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    sections = _sections(material)
+    try:
+        sections = _sections(material)
+    finally:
+        material.close()
     return environment.get_template(TEMPLATE).render(
         title=_title(path, runs),
         verdict=verdict(rows),
@@ -100,10 +106,12 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if not np.isfinite([mine, theirs]).all():
             continue
         share = console[f"share_to_{short}"]
-        how = f"with {share:.2f}x of its tokens" if np.isfinite(share) else "at no point"
+        ends = f"{mine:.3f} against {theirs:.3f}"
         sentences.append(
-            f"The console came down to random's final {words} loss {how}, and ended at {mine:.3f} "
-            f"against {theirs:.3f}."
+            f"The console came down to random's final {words} loss with {share:.2f}x of its "
+            f"tokens, and ended at {ends}."
+            if np.isfinite(share)
+            else f"The console did not come down to random's final {words} loss: {ends}."
         )
     spent = console["selection_share"] + console["feedback_share"]
     if np.isfinite(spent):

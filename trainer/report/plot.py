@@ -5,6 +5,7 @@ Colours are of the Okabe-Ito set, which colour-blind readers can tell apart; a r
 theirs through the whole report. Text in the SVG stays text and takes the page's font.
 """
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ STATE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b2579a", "#c98500", "#56b4e9
 ORDERED_COLOURS = ("#c9a227", "#7fa650", "#3a9a80", "#2b7a9b", "#31528f", "#3b2f74")
 WIDE = (5.6, 3.3)
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9.5,
@@ -49,6 +50,7 @@ STYLE: dict[str, Any] = {
     "xtick.major.size": 3,
     "ytick.labelcolor": MUTED,
     "ytick.major.size": 0,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "moot",
     "figure.facecolor": "white",
@@ -79,7 +81,7 @@ def run_colours(runs: Sequence[Any]) -> list[str]:
     """Return one colour a run: fixed by kind, spare colours for other kinds and second runs."""
     spare = iter(OTHER_RUN_COLOURS * len(runs))
     free = dict(RUN_COLOURS)
-    return [free.pop(run.kind, None) or next(spare) for run in runs]
+    return [free.pop(run.kind) if run.kind in free else next(spare) for run in runs]
 
 
 def new_figure(size: tuple[float, float] = WIDE) -> "tuple[Figure, Axes]":
@@ -100,7 +102,7 @@ def label_lines(axes: "Axes", labels: Sequence[Label], gap: float = 0.066) -> No
     if not labels:
         return
     wanted = np.clip([(label.y - low) / (high - low) for label in labels], 0, 1)
-    for label, at, place in zip(labels, wanted, spread(wanted, gap), strict=True):
+    for label, at, place in zip(labels, wanted, spread(wanted.tolist(), gap), strict=True):
         line = axes.plot(
             [1.0, 1.025],
             [at, place],
@@ -150,10 +152,11 @@ def tokens_axis(axes: "Axes", last_tokens: float) -> None:
 
 def finish(figure: "Figure", name: str, title: str, caption: str, folder: Path | None) -> Drawn:
     """Return the figure as inline SVG, and write it as `folder`/name.png if there is a folder."""
-    if folder is not None:
-        figure.savefig(folder / f"{name}.png", dpi=160)
     sink = io.StringIO()
     figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None})
+    if folder is not None:
+        figure.suptitle(title, x=0.012, ha="left", size=11, weight="bold")
+        figure.savefig(folder / f"{name}.png", dpi=160)
     return Drawn(name, _inline(sink.getvalue(), name, title), title, caption)
 
 
@@ -166,4 +169,4 @@ def _inline(svg: str, name: str, title: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)

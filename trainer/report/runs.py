@@ -8,6 +8,7 @@ torn by a kill is passed over.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,16 @@ class AgentNames:
 
     name: str
     states: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The states' names without the agent's name before them."""
+        return tuple(state.removeprefix(f"{self.name} ") for state in self.states)
+
+    @property
+    def slug(self) -> str:
+        """The agent's name as a part of file names and ids."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", self.name)
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,11 @@ class Run:
         """What the ledger holds, None where none was written."""
         if not any((self.path / "ledger").glob("steps-*.parquet")):
             return None
-        return read_ledger(open_store(str((self.path / "ledger").resolve())))
+        store = open_store(str((self.path / "ledger").resolve()))
+        try:
+            return read_ledger(store)
+        finally:
+            store.close()
 
     def tokens_at(self, steps: NDArray[Any]) -> NDArray[np.float64]:
         """Map training steps (from 0) to tokens trained on, linearly between logged steps."""

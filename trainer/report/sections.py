@@ -39,6 +39,11 @@ class Material:
         able = [run for run in self.runs if run.name in self.pieces and run.agents]
         return next((run for run in able if run.kind == "console"), able[-1] if able else None)
 
+    def close(self) -> None:
+        """Close the corpus."""
+        if self.documents is not None:
+            self.documents.close()
+
     def draw(self, figure: "Figure", name: str, title: str, caption: str = "") -> Drawn:
         """Finish a figure into the page and the folder of figures."""
         return finish(figure, name, title, caption, self.figures)
@@ -117,7 +122,7 @@ def policy_figures(material: Material) -> list[Drawn]:
         drawn.append(
             material.draw(
                 curves.memory_over_time(run, place),
-                f"memory-{agent.name}",
+                f"memory-{agent.slug}",
                 f"Memory of {agent.name}",
             )
         )
@@ -127,15 +132,23 @@ def policy_figures(material: Material) -> list[Drawn]:
 def mixture_figures(material: Material) -> Iterator[tuple[str, list[Drawn], list[Drawn]]]:
     """Yield for each agent its name, two figures of all states, and one small figure a state."""
     run = material.chooser
-    for place, agent in enumerate(run.agents if run else ()):
-        mix = mixture(material.pieces[run.name], _states(material, run, place), agent.states)
-        slug = f"mixture-{agent.name}"
+    if run is None:
+        return
+    for place, agent in enumerate(run.agents):
+        mix = mixture(material.pieces[run.name], _states(material, run, place), agent.labels)
+        slug = f"mixture-{agent.slug}"
         pair = [
-            material.draw(mixtures.overall(mix), slug, f"By {agent.name}, whole run"),
+            material.draw(
+                mixtures.overall(mix),
+                slug,
+                f"By {agent.name}, whole run",
+                "Open: share of the offered tokens. Filled: share of the kept tokens.",
+            ),
             material.draw(
                 mixtures.ratio_over_time(mix),
                 f"{slug}-over-time",
                 f"By {agent.name}, kept share over offered share",
+                "Blue: kept more than offered. White: none offered.",
             ),
         ]
         small = _small_figures(material, mix, slug) if agent.name == "domain" else []
@@ -167,7 +180,7 @@ def damage_figures(material: Material) -> list[Drawn]:
             mixtures.overall(shown.only(slice(1, None)), WIDE[1]),
             "degraded-kinds",
             "By kind of damage, whole run",
-            f"Shares of all tokens in the {shower} run.",
+            f"Open: share of the tokens offered in the {shower} run. Filled: share of those kept.",
         ),
     ]
 
@@ -181,7 +194,7 @@ def examples(material: Material) -> list[tuple[str, str, list[dict[str, Any]]]]:
     groups = []
     for heading, kept in (("Accepted", True), ("Rejected", False)):
         rows = choose_examples(pieces, kept, NUM_EXAMPLES)
-        texts = material.documents.excerpts(pieces.sample_id[rows], MAX_CHARS)
+        texts = material.documents.excerpts(pieces.sample_id[rows].tolist(), MAX_CHARS)
         cards = [_card(material, run, pieces, int(row), texts) for row in rows]
         groups.append((heading, "kept" if kept else "rejected", cards))
     return groups
@@ -210,7 +223,7 @@ def _card(
         state = int(pieces.states[row, place])
         votes.append({
             "agent": agent.name,
-            "state": agent.states[state] if 0 <= state < len(agent.states) else "unknown",
+            "state": agent.labels[state] if 0 <= state < len(agent.labels) else "unknown",
             "vote": float(pieces.votes[row, place]),
             "theta": float(theta[place]),
             "colour": AGENT_COLOURS[place % len(AGENT_COLOURS)],

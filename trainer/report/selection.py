@@ -83,13 +83,18 @@ class Mixture:
 
 
 def read_pieces(run: Run, max_bins: int = 30) -> Pieces | None:
-    """Return the pieces of a run's ledger, None where it has none."""
+    """Return the pieces of a run's ledger, None where it has none.
+
+    There are fewer bins than `max_bins` where a bin would hold less than 100 kept pieces, so that
+    shares are not mere noise, but at least 4.
+    """
     if run.ledger is None or len(run.ledger.pieces) == 0:
         return None
     pieces = run.ledger.pieces
     step = pieces["step"].to_numpy()
     first, last = int(step.min()), int(step.max())
-    num_bins = min(max_bins, last - first + 1)
+    num_kept = int(np.count_nonzero(pieces["kept"].to_numpy()))
+    num_bins = min(max_bins, last - first + 1, max(4, num_kept // 100))
     edges = np.linspace(first, last + 1, num_bins + 1)
     names = ("sample_id", "length", "kept", "score")
     return Pieces(
