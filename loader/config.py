@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from ..triton_kernels.dispatch import Implementation
 from .agents import AgentSet
 from .batches.batch import FIELDS
 from .console import ConsoleConfig
@@ -38,8 +39,8 @@ class LoaderConfig:
     deterministic: bool = True
     """Feedback that is not there when its step comes is an error; False goes on and counts it."""
 
-    implementation: str = "auto"
-    """How the ops run: "auto", "native", "reference", or "triton" (also in Triton's interpreter)."""
+    implementation: Implementation = "auto"
+    """How the ops run: "auto", "native", "reference" or "triton" (its interpreter, on a CPU)."""
 
     rank: int | None = None
     """The data-parallel rank; None reads RANK from the environment, 0 without it."""
@@ -74,7 +75,7 @@ class LoaderConfig:
     flush_steps: int = 50
     """Steps between two parts of the ledger."""
     attempt: int | None = None
-    """The number of this attempt in the ledger; None counts up. Needed with several ranks."""
+    """The number of this attempt in the ledger; None takes the next one of those stored there."""
     storage_options: Mapping[str, str] | None = None
     """Options of the bucket: endpoint, region, access_key_id, ..."""
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one object users hold: an endless stream of ready batches that is a real DataLoader.
 
-`iter()` is cheap and goes on where the stream stands. `state_dict()` is small, equal on all ranks and
-exact at any step; `load_state_dict()` takes effect at the next `iter()`. With a console the trainer also
-answers `refresh_due()` with `probes()` and `credit()`. One thread makes batches ahead, a few fetch
-shards; `close()` joins them. Not thread-safe: one consumer.
-Source: docs/architecture.md for the contract with trainers.
+`iter()` is cheap and goes on where the stream stands. `state_dict()` is small, equal on all ranks
+and exact at any step; `load_state_dict()` takes effect at the next `iter()`. With a console the
+trainer also answers `refresh_due()` with `probes()` and `credit()`. One thread makes batches
+ahead, a few fetch shards; `close()` joins them. Not thread-safe: one consumer. Source:
+docs/architecture.md for the contract with trainers.
 """
 
 import time
@@ -59,7 +59,9 @@ class _Batches(IterableDataset[Batch]):
         self._loader = loader
 
     def __iter__(self) -> Iterator[Batch]:
-        raise ConfigError("iterate the Loader itself: a DataLoader around its dataset reads nothing")
+        raise ConfigError(
+            "iterate the Loader itself: a DataLoader around its dataset reads nothing"
+        )
 
     def state_dict(self, num_samples: int = 0, from_beginning: bool = True) -> dict[str, Any]:
         return self._loader.state_dict()
@@ -202,9 +204,7 @@ class Loader(DataLoader[Batch]):
             depth = self.config.prefetch_batches
             ready = self.console.settled if self.console is not None else _always
             self._ledger = self._open_ledger()
-            self._threads.ahead = Ahead(
-                self._maker.make, ready, first=self._delivered, depth=depth
-            )
+            self._threads.ahead = Ahead(self._maker.make, ready, first=self._delivered, depth=depth)
         return self._threads.ahead
 
     def _check_feedback(self, ahead: Ahead[Step]) -> None:
@@ -252,7 +252,7 @@ class Loader(DataLoader[Batch]):
         Args:
             refresh: The number that `refresh_due` gave.
             ids: [n] int64, every id of `probes(refresh)`, in any order.
-            rewards: [n] float64, how much training on each probe helps, per token; higher is better.
+            rewards: [n] float64, how much a token of the probe helps; higher is better.
 
         Raises:
             StateError: Probes of another refresh, unknown or missing ids, or too late.
@@ -264,11 +264,11 @@ class Loader(DataLoader[Batch]):
         assert probes is not None
         order = np.argsort(np.asarray(ids), kind="stable")
         if not np.array_equal(np.asarray(ids)[order], probes.ids):
-            raise StateError(f"refresh {refresh}: credit needs each of its {len(probes.ids)} probes once")
+            raise StateError(
+                f"refresh {refresh}: credit needs each of its {len(probes.ids)} probes once"
+            )
         rewards = np.asarray(rewards, dtype=np.float64)[order]
-        console.credit(
-            refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of
-        )
+        console.credit(refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of)
         if self._ledger is not None:
             self._ledger.credit(_probe_record(probes, rewards, self._delivered))
         self._probes = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a loader did since it was last asked, as one flat dict of scalars.
 
-Names are slash-grouped with the unit in brackets. Two questions must be answered at a glance: is data
-the bottleneck (`data/wait(%)`), and what is being selected (`select/`, `agent/`, `mix/`).
+Names are slash-grouped with the unit in brackets. Two questions must be answered at a glance: is
+data the bottleneck (`data/wait(%)`), and what is being selected (`select/`, `agent/`, `mix/`).
 """
 
 import time

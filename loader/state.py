@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a loader: global, equal on all ranks, one opaque leaf.
 
-`{"version": 1, "cursor": text}`; the text is base64 of JSON, so that the state passes unchanged through
-JSON, `weights_only` loads and distributed checkpoints, whose template keeps only keys that a fresh
-object has.
+`{"version": 1, "cursor": text}`; the text is base64 of JSON, so that the state passes unchanged
+through JSON, `weights_only` loads and distributed checkpoints, whose template keeps only keys
+that a fresh object has.
 """
 
 import base64
@@ -48,4 +48,6 @@ def check_plan(saved: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     differ = [name for name in plan if saved.get(name) != plan[name]]
     if differ:
         rows = ", ".join(f"{name} was {saved.get(name)!r}, is {plan[name]!r}" for name in differ)
-        raise StateError(f"the state belongs to another plan: {rows}. Resume with the same settings")
+        raise StateError(
+            f"the state belongs to another plan: {rows}. Resume with the same settings"
+        )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How one step is made: cut candidates, fetch, score, select, pack.
 
-Everything here is a function of (corpus, settings, step, policy): neither timing nor the world size
-enters. Each rank cuts the candidates of all slots, because the cursor is global, and fetches, scores
-and packs those of its own slots.
+Everything here is a function of (corpus, settings, step, policy): neither timing nor the world
+size enters. Each rank cuts the candidates of all slots, because the cursor is global, and
+fetches, scores and packs those of its own slots.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..triton_kernels import DocumentScores, Selection, document_scores, select
+from ..triton_kernels.dispatch import Implementation
 from .agents import AgentSet
 from .batches import (
     BatchLayout,
@@ -130,9 +131,7 @@ class StepMaker:
             self._source.token_dtype,
         )
 
-    def _select(
-        self, candidates: Candidates, policy: Policy
-    ) -> tuple[DocumentScores, Selection]:
+    def _select(self, candidates: Candidates, policy: Policy) -> tuple[DocumentScores, Selection]:
         assert self._agents is not None
         how = self._config.implementation
         scores = score(self._source, self._agents, candidates, policy, how)
@@ -169,7 +168,7 @@ def score(
     agents: AgentSet,
     candidates: Candidates,
     policy: Policy,
-    implementation: str = "auto",
+    implementation: Implementation = "auto",
 ) -> DocumentScores:
     """Score candidate pieces under a policy: every agent's state and vote."""
     columns = {

@@ -45,7 +45,7 @@ def load_latest(folder: Path, device: torch.device) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(paths[-1], map_location=device, weights_only=True)
     except Exception as error:
         raise StateError(
-            f"checkpoint {paths[-1]} cannot be read ({error}): delete it to go on from the one before"
+            f"checkpoint {paths[-1]} cannot be read ({error}): delete it, the one before is there"
         ) from error
     return state
 

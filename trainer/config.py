@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is: the corpus, the selection, the model, the steps. Read from TOML, kept with the run."""
+"""What a run is: corpus, selection, model, steps. Read from TOML, kept with the run."""
 
 import difflib
 import sys

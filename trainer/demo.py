@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration: a corpus of this machine's text, and three runs that differ in what they select.
+"""The demonstration: a corpus of this machine's text, and three runs that select differently.
 
 Every part is reused where it is there already, so that a run cut short goes on.
 """
@@ -31,9 +31,7 @@ def demo_config(out: Path, kind: str, seed: int, steps: int = STEPS) -> RunConfi
     )
 
 
-def run_demo(
-    out: Path, seed: int = 0, steps: int = STEPS, size_bytes: int = CORPUS_BYTES
-) -> Path:
+def run_demo(out: Path, seed: int = 0, steps: int = STEPS, size_bytes: int = CORPUS_BYTES) -> Path:
     """Build the corpus, fit the agents, train three times, compare.
 
     Args:

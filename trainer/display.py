@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a person sees while something runs: the stage, how far it is, and the numbers that matter.
 
-On a terminal one bar a stage; elsewhere a plain line every few seconds, so that a log tells as much.
+On a terminal one bar a stage; elsewhere a plain line every few seconds, so that a log tells as
+much.
 """
 
 import time

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference training loop: a small GPT on a streamed, selected corpus.
 
-One optimizer step takes one batch of the loader. After a step on which a refresh falls, the probes
-are rewarded under the model as it stands and credited, and training goes on. Checkpoints hold model,
-optimizer, random state, loader and console; a run that was killed goes on from the last one and reads
-the very same batches. One process; several ranks are not trained by this loop.
+One optimizer step takes one batch of the loader. After a step on which a refresh falls, the
+probes are rewarded under the model as it stands and credited, and training goes on. Checkpoints
+hold model, optimizer, random state, loader and console; a run that was killed goes on from the
+last one and reads the very same batches. One process; several ranks are not trained by this loop.
 """
 
 import math
@@ -360,8 +360,8 @@ class Trainer:
         if theirs != ours:
             differ = [name for name in ours if theirs.get(name) != ours[name]]
             raise ConfigError(
-                f"{self.files.folder} holds a run with other settings ({', '.join(differ)}): choose "
-                "another `out` or delete it"
+                f"{self.files.folder} holds a run with other settings ({', '.join(differ)}): "
+                "choose another `out` or delete it"
             )
         return True
 

@@ -2,8 +2,8 @@
 """Samples become batches: candidate tokens gathered, kept pieces packed into rows."""
 
 from .batch import BatchLayout, Kept, keep_within, make_batch
-from .gather import Candidates, gather_candidates
 from .device import DeviceCopy
+from .gather import Candidates, gather_candidates
 
 __all__ = [
     "BatchLayout",

@@ -20,7 +20,7 @@ FIELDS = ("input_ids", "labels", "position_ids", "cu_seqlens")
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLayout:
-    """The shape of the local batch: `slots` slots of `rows_per_slot` rows of `row_tokens` tokens."""
+    """The local batch: `slots` slots of `rows_per_slot` rows of `row_tokens` tokens."""
 
     slots: int
     rows_per_slot: int
@@ -50,9 +50,7 @@ class Kept:
     length: np.ndarray
 
 
-def keep_within(
-    slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchLayout
-) -> Kept:
+def keep_within(slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchLayout) -> Kept:
     """Place chosen candidates one after the other in their slot, cut to the slot's budget.
 
     Args:
@@ -84,8 +82,8 @@ def make_batch(
         fields: Names out of `FIELDS`.
 
     Returns:
-        `input_ids`, `labels`, `position_ids`: [rows, row_tokens] int64. `cu_seqlens`: [segments + 1]
-        int32, the segment borders of the flattened batch, padding included as segments.
+        `input_ids`, `labels`, `position_ids`: [rows, row_tokens] int64. `cu_seqlens`: [segments +
+        1] int32, the segment borders of the flattened batch, padding included as segments.
     """
     names = FIELDS[:3]
     size = layout.rows * layout.row_tokens

@@ -15,9 +15,7 @@ class DeviceCopy:
     def __init__(self, device: str | torch.device = "cpu", pin: bool | None = None) -> None:
         self.device = torch.device(device)
         self._pin = torch.cuda.is_available() if pin is None else pin
-        self._stream = (
-            torch.cuda.Stream(device=self.device) if self.device.type == "cuda" else None
-        )
+        self._stream = torch.cuda.Stream(device=self.device) if self.device.type == "cuda" else None
 
     def send(
         self, batch: dict[str, torch.Tensor]

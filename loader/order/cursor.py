@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots, strands and the cursor: how far the stream has been read.
 
-The global batch is cut into `num_slots` canonical slots. Slot s owns strand s of the order: positions
-s, s + num_slots, s + 2 num_slots, ... A slot reads its strand through `lanes` open documents at once,
-so that one long document never fills a step alone. How far every slot has read depends on document
-lengths only, never on a policy or on the rank; so the cursor is equal on all ranks, and any world
-size that divides `num_slots` reads the same global batches.
+The global batch is cut into `num_slots` canonical slots. Slot s owns strand s of the order:
+positions s, s + num_slots, s + 2 num_slots, ... A slot reads its strand through `lanes` open
+documents at once, so that one long document never fills a step alone. How far every slot has read
+depends on document lengths only, never on a policy or on the rank; so the cursor is equal on all
+ranks, and any world size that divides `num_slots` reads the same global batches.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def default_num_slots(batch_rows: int) -> int:
 class SlotLayout:
     """How a global batch is cut.
 
-    `num_candidates` None means that nothing is selected: each slot fills its rows to the last token.
+    `num_candidates` None means that nothing is selected: each slot fills its rows to the last
+    token.
     """
 
     num_slots: int
@@ -112,7 +114,7 @@ class Cursor:
         ahead_lengths = self._lengths_of(ahead * layout.num_slots + slots)
         lanes = np.where(table[:, 1::2] >= 0, table[:, 1::2], 0)
         lane_lengths = self._lengths_of(lanes * layout.num_slots + slots)
-        parts = []
+        parts: list[_Part] = []
         for slot in range(layout.num_slots):
             strand = (table[slot], lane_lengths[slot], ahead_lengths[slot])
             if layout.num_candidates is None:
@@ -121,7 +123,7 @@ class Cursor:
                 part = offer(*strand, layout.num_candidates, layout.row_tokens)
             if part is None:
                 return None
-            parts.append(part)
+            parts.append(cast(_Part, part))
         return parts
 
     def _lengths_of(self, positions: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps made ahead of the one that is asked for, by one thread, in order.
 
-The thread makes step t only once `ready(t)` says that the policy of step t is settled, so what a step
-holds never depends on timing. An error while making a step is raised where that step is asked for.
+The thread makes step t only once `ready(t)` says that the policy of step t is settled, so what a
+step holds never depends on timing. An error while making a step is raised where that step is
+asked for.
 """
 
 import threading

@@ -92,24 +92,22 @@ class ShardCache:
     def _demand(self, shard_id: int, keep: Sequence[int]) -> Future[Shard]:
         while True:
             with self._lock:
-                if shard_id in self._held:
-                    self.hits += 1
-                elif self._admit(shard_id, keep):
-                    self.misses += 1
-                else:
-                    others = [f for i, f in self._held.items() if i not in keep and not f.done()]
-                    if not others:
-                        raise self._too_small(keep)
-                if shard_id in self._held:
+                is_held = shard_id in self._held
+                if is_held or self._admit(shard_id, keep):
+                    self.hits += is_held
+                    self.misses += not is_held
                     self._held.move_to_end(shard_id)
                     return self._held[shard_id]
+                others = [f for i, f in self._held.items() if i not in keep and not f.done()]
+            if not others:
+                raise self._too_small(keep)
             wait(others)  # fetched ahead of time; once there, they can make room
 
     def _too_small(self, keep: Sequence[int]) -> ConfigError:
         need = sum(footprint(self._infos[i]) for i in keep)
         return ConfigError(
-            f"one step reads from {len(keep)} shards of {need / 2**20:.1f} MiB together, the loader "
-            f"may hold {self._budget / 2**20:.1f} MiB: raise budget_bytes or lower window_shards"
+            f"one step reads from {len(keep)} shards of {need / 2**20:.1f} MiB together, the "
+            f"loader may hold {self._budget / 2**20:.1f} MiB: raise budget_bytes or lower window_shards"
         )
 
     def _admit(self, shard_id: int, keep: Sequence[int]) -> bool:
@@ -136,7 +134,7 @@ class ShardCache:
             return future.result(timeout=_FETCH_DEADLINE_S)
         except TimeoutError:
             raise StorageError(
-                f"shard {self._infos[shard_id].basename}: no answer within {_FETCH_DEADLINE_S:.0f} s"
+                f"shard {self._infos[shard_id].basename}: no answer in {_FETCH_DEADLINE_S:.0f} s"
             ) from None
         except BaseException:
             with self._lock:  # a later call tries again

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probe documents: what the console is shown to learn which agent is right.
 
-A refresh draws a pool of pieces from all over the corpus, labels it as the loader labels candidates,
-and takes a stratified sample over the agents' joint cells. Seeded by the refresh number alone, so every
-rank draws the same probes, at any time, without moving the cursor.
+A refresh draws a pool of pieces from all over the corpus, labels it as the loader labels
+candidates, and takes a stratified sample over the agents' joint cells. Seeded by the refresh
+number alone, so every rank draws the same probes, at any time, without moving the cursor.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..agents import AgentSet
 from ..batches.gather import Candidates, Place, gather_candidates
@@ -26,10 +25,11 @@ _SHARDS_PER_REFRESH = 16
 class ProbeBatch:
     """The probes of one refresh.
 
-    `ids` [n] int64 names them; `tokens` [sum of lengths] int64 and `cu_seqlens` [n + 1] int64 hold
-    them; `sample_id` and `offset` [n] int64 say where they stand; `states` [n, agents] int32, `cells`
-    [n] int64, `weights` [n] float64 = pool share / probe share of the probe's cell; `agent_of` [n]
-    int32 is the agent that a probe was drawn for (published mode), else None.
+    `ids` [n] int64 names them; `tokens` [sum of lengths] int64 and `cu_seqlens` [n + 1] int64
+    hold them; `sample_id` and `offset` [n] int64 say where they stand; `states` [n, agents]
+    int32, `cells` [n] int64, `weights` [n] float64 = pool share / probe share of the probe's
+    cell; `agent_of` [n] int32 is the agent that a probe was drawn for (published mode), else
+    None.
     """
 
     refresh: int

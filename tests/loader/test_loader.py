@@ -19,8 +19,14 @@ from moot.loader.ledger import read_ledger
 from moot.loader.storage import open_store
 
 NUM_SAMPLES = 400
-SETTINGS = {"batch_rows": 8, "seq_len": 64, "num_slots": 2, "seed": 5, "window_shards": 3,
-            "num_probes": 24}
+SETTINGS = {
+    "batch_rows": 8,
+    "seq_len": 64,
+    "num_slots": 2,
+    "seed": 5,
+    "window_shards": 3,
+    "num_probes": 24,
+}
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +205,11 @@ def test_the_policy_reaches_its_step_and_no_other(corpus):
 def test_selection_prefers_what_is_rewarded(corpus):
     with open_loader(corpus, console_config(), keep=0.3) as loader:
         seen = run(loader, 60)
+
     def share(part):
         ids = np.concatenate([np.repeat(s[0], s[2]) for s in part])
         return float((ids % 3 == 1).mean())
+
     assert share(seen[-20:]) > 1.5 * share(seen[:6])
 
 
@@ -388,7 +396,9 @@ def test_close_joins_all_threads(corpus):
 
 
 def test_batches_hold_only_tensors_and_can_be_copied(corpus):
-    with open_loader(corpus, fields=("input_ids", "labels", "position_ids", "cu_seqlens")) as loader:
+    with open_loader(
+        corpus, fields=("input_ids", "labels", "position_ids", "cu_seqlens")
+    ) as loader:
         batch = next(iter(loader))
     assert all(isinstance(value, torch.Tensor) for value in batch.values())
     assert pickle.loads(pickle.dumps(batch))["cu_seqlens"].dtype == torch.int32
@@ -455,6 +465,6 @@ def test_a_corpus_smaller_than_a_batch_is_read_again_and_again(tmp_path):
 
 
 def test_a_budget_below_one_step_is_refused_with_figures(corpus):
-    with Loader(corpus, **SETTINGS, budget_bytes=40_000) as loader:
-        with pytest.raises(ConfigError, match="budget_bytes"):
-            next(iter(loader))
+    loader = Loader(corpus, **SETTINGS, budget_bytes=40_000)
+    with loader, pytest.raises(ConfigError, match="budget_bytes"):
+        next(iter(loader))

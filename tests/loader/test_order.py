@@ -88,9 +88,7 @@ def fixed_lengths(lengths):
 @given(st.integers(0, 10), st.integers(1, 4), st.integers(1, 5), st.integers(2, 60))
 def test_filling_loses_and_repeats_no_token(seed, num_slots, rows, row_tokens):
     lengths = random_lengths(500, seed)
-    layout = SlotLayout(
-        num_slots=num_slots, rows_per_slot=rows, row_tokens=row_tokens, lanes=rows
-    )
+    layout = SlotLayout(num_slots=num_slots, rows_per_slot=rows, row_tokens=row_tokens, lanes=rows)
     cursor = Cursor(layout, fixed_lengths(lengths))
     read = {}
     for _ in range(6):
@@ -110,9 +108,7 @@ def test_filling_loses_and_repeats_no_token(seed, num_slots, rows, row_tokens):
 def test_offering_takes_a_fixed_number_and_skips_empty_documents(seed, lanes):
     lengths = random_lengths(300, seed)
     lengths[::7] = 0
-    layout = SlotLayout(
-        num_slots=2, rows_per_slot=4, row_tokens=64, lanes=lanes, num_candidates=12
-    )
+    layout = SlotLayout(num_slots=2, rows_per_slot=4, row_tokens=64, lanes=lanes, num_candidates=12)
     cursor = Cursor(layout, fixed_lengths(lengths))
     read = {}
     for _ in range(8):
@@ -153,6 +149,14 @@ def test_a_corpus_without_tokens_is_an_error_not_a_hang():
 
 
 def test_default_slots_leave_four_rows():
-    assert [default_num_slots(rows) for rows in (1, 4, 8, 16, 48, 256, 512)] == [1, 1, 2, 4, 8, 64, 64]
+    assert [default_num_slots(rows) for rows in (1, 4, 8, 16, 48, 256, 512)] == [
+        1,
+        1,
+        2,
+        4,
+        8,
+        64,
+        64,
+    ]
     with pytest.raises(ConfigError):
         SlotLayout(num_slots=0, rows_per_slot=1, row_tokens=1, lanes=1)

@@ -15,7 +15,8 @@ from moot.loader import ConsoleConfig, Loader
 how, corpus = sys.argv[1:]
 settings = dict(batch_rows=4, seq_len=32, num_slots=2, lanes=4, num_probes=12)
 console = ConsoleConfig(refresh_steps=4, policy_lag=2)
-with Loader(corpus, console=console, agents=small_agents(), implementation=how, **settings) as loader:
+settings |= dict(console=console, agents=small_agents(), implementation=how)
+with Loader(corpus, **settings) as loader:
     stream = iter(loader)
     for step in range(20):
         next(stream)

@@ -525,27 +525,62 @@ def test_amsgrad_uses_its_largest_second_moment():
     assert got == pytest.approx(expected / num_predicted(PROBES[0]), rel=1e-9)
 
 
+def damped_autograd_rewards(model, optimizer, reference, probes, damping):
+    """The same as `autograd_rewards`, with a share of each tensor's mean second moment in P."""
+    parameters = list(model.parameters())
+    g_ref = torch.autograd.grad(mean_loss(model, reference), parameters)
+    found = []
+    for probe in probes:
+        g_x = torch.autograd.grad(summed_loss(model, probe), parameters)
+        total = 0.0
+        for p, a, b in zip(parameters, g_ref, g_x, strict=True):
+            scale = 1 / second_moment_scale(optimizer, p)
+            v_hat = optimizer.state[p]["exp_avg_sq"] / (1 - 0.999**3)
+            total += float((a * b / (scale + damping * v_hat.mean().sqrt())).sum())
+        found.append(total / num_predicted(probe))
+    return np.array(found)
+
+
+def test_damping_adds_a_share_of_the_mean_second_moment():
+    model, optimizer = make_model(tied=False)
+    expected = damped_autograd_rewards(model, optimizer, REFERENCE, PROBES[:4], 0.2)
+    feedback = feedback_for(model, optimizer, REFERENCE, damping=0.2)
+    np.testing.assert_allclose(feedback.rewards(1, *packed(PROBES[:4])), expected, rtol=1e-9)
+
+
+def half_precision_twin(model, optimizer):
+    """The same model in fp32 with its own optimiser, the second moments carried over."""
+    twin = copy.deepcopy(model).float()
+    twin_optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    twin_optimizer.load_state_dict(optimizer.state_dict())
+    return twin, twin_optimizer
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_rewards_in_bf16_follow_fp64(monkeypatch, tied):
-    model, optimizer = make_model(tied=tied, steps=0)
+    model, optimizer = make_model(tied=tied)
     probes = make_documents([16] * 24, seed=4)
-    expected = autograd_rewards(model, optimizer, REFERENCE, probes)
-    model, half_optimizer = make_model(tied=tied, steps=0, dtype=torch.float32)
+    expected = damped_autograd_rewards(model, optimizer, REFERENCE, probes, 0.1)
     for module in ("capture", "checks", "reference"):
         monkeypatch.setattr(
             f"moot.trainer.feedback.{module}.autocast",
             lambda device: torch.autocast(torch.device(device).type, dtype=torch.bfloat16),
         )
-    got = feedback_for(model, half_optimizer, REFERENCE).rewards(1, *packed(probes))
+    twin = half_precision_twin(model, optimizer)
+    got = feedback_for(*twin, REFERENCE, damping=0.1).rewards(1, *packed(probes))
     assert np.corrcoef(got, expected)[0, 1] > 0.99
 
 
 @pytest.mark.gpu
 def test_rewards_on_cuda_follow_fp64():
     model, optimizer = make_model()
-    expected = autograd_rewards(model, optimizer, REFERENCE, PROBES)
-    model = model.float().cuda()
-    device_optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    device_optimizer.load_state_dict(optimizer.state_dict())
-    got = feedback_for(model, device_optimizer, REFERENCE).rewards(1, *packed(PROBES))
+    probes = make_documents([16] * 24, seed=4)
+    expected = damped_autograd_rewards(model, optimizer, REFERENCE, probes, 0.1)
+    twin, _ = half_precision_twin(model, optimizer)
+    twin.cuda()
+    twin_optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
+    twin_optimizer.load_state_dict(optimizer.state_dict())
+    generator = torch.cuda.get_rng_state()
+    got = feedback_for(twin, twin_optimizer, REFERENCE, damping=0.1).rewards(1, *packed(probes))
     assert np.corrcoef(got, expected)[0, 1] > 0.99
+    assert torch.equal(generator, torch.cuda.get_rng_state())

@@ -130,7 +130,9 @@ def test_accumulation_gives_the_same_step(corpus, tmp_path):
     torch.manual_seed(0)
     losses = []
     for accumulation in (1, 4):
-        config = config_of(corpus, tmp_path / str(accumulation), "random", accumulation=accumulation)
+        config = config_of(
+            corpus, tmp_path / str(accumulation), "random", accumulation=accumulation
+        )
         Trainer(config).run()
         losses.append([row["loss"] for row in lines(Path(config.out) / "metrics.jsonl")])
     assert np.allclose(*losses, rtol=1e-5)

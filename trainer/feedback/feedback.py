@@ -47,6 +47,8 @@ class FeedbackConfig:
     """Of a longer reference document, a window of this many tokens at a drawn place; None: all."""
     max_probe_tokens: int | None = 128
     """Of a longer probe, the first tokens up to here; None: all."""
+    damping: float = 0.0
+    """Share of each tensor's root mean second moment added to Adam's denominator; 0: exactly P."""
     seed: int = 0
     """Seed of the drawing of reference documents, with the refresh number."""
 
@@ -55,7 +57,7 @@ class FeedbackConfig:
         if self.reward not in ("inner", "cosine"):
             raise ConfigError(f'feedback.reward is {self.reward!r}; take "inner" or "cosine"')
         floors = {"rows_per_pass": 1, "seq_len": 2, "reference_docs": 1}
-        floors |= {"max_reference_tokens": 2, "max_probe_tokens": 2}
+        floors |= {"max_reference_tokens": 2, "max_probe_tokens": 2, "damping": 0}
         for name, floor in floors.items():
             value = getattr(self, name)
             if value is not None and value < floor:
@@ -166,7 +168,7 @@ class Feedback:
     ) -> np.ndarray:
         """Return <P g_ref, g_x> per predicted token, [n] float64."""
         check_supported(self._model)
-        directions, num_unstepped = precondition(self._optimizer, reference)
+        directions, num_unstepped = precondition(self._optimizer, reference, self.config.damping)
         self.last["unstepped_parameters"] = float(num_unstepped)
         self.last["influence"] = sum(
             float((reference.gradients[p].double() * g).sum()) for p, g in directions.items()

@@ -3,7 +3,9 @@
 
 `g_ref` is the gradient of the mean loss per predicted token over the reference documents.
 `P = 1 / (sqrt(v_hat) + eps)` is the diagonal Adam divides by, from the optimiser's `exp_avg_sq`
-with its bias correction; a parameter the optimiser has not stepped yet has P = 1.
+with its bias correction; a parameter the optimiser has not stepped yet has P = 1. Damping adds a
+share of each tensor's root mean second moment to the denominator: it bounds P where v is next to
+nothing (rows of tokens the training has hardly met), at the price of Adam's exact scale.
 Nothing is written to parameters, `.grad` or the optimiser.
 """
 
@@ -90,7 +92,7 @@ def document_gradient(
 
 
 def precondition(
-    optimizer: torch.optim.Optimizer | None, reference: ReferenceGradient
+    optimizer: torch.optim.Optimizer | None, reference: ReferenceGradient, damping: float
 ) -> tuple[dict[nn.Parameter, Tensor], int]:
     """Return G = P g_ref, and how many parameters had no second moment yet (P = 1 there).
 
@@ -107,16 +109,16 @@ def precondition(
                 f"a trainable parameter of shape {list(parameter.shape)} is in no group of the "
                 "optimizer; add it, or freeze it with requires_grad_(False)"
             )
-        denominator = _denominator(optimizer, parameter, group_of[parameter])
+        denominator = _denominator(optimizer, parameter, group_of[parameter], damping)
         num_identity += denominator is None
         directions[parameter] = gradient if denominator is None else gradient / denominator
     return directions, num_identity
 
 
 def _denominator(
-    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict, damping: float
 ) -> Tensor | None:
-    """Return sqrt(v_hat) + eps, or None before the first step."""
+    """Return sqrt(v_hat) + eps + damping, or None before the first step."""
     if "betas" not in group or "eps" not in group:
         raise ConfigError(
             f'reward = "inner" reads Adam\'s second moment, and {type(optimizer).__name__} has '
@@ -128,4 +130,6 @@ def _denominator(
         return None
     second_moment = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1.0 - float(group["betas"][1]) ** steps
-    return (second_moment / correction).sqrt_().add_(group["eps"])
+    corrected = second_moment / correction
+    floor = damping * float(corrected.mean().sqrt()) if damping else 0.0
+    return corrected.sqrt_().add_(group["eps"] + floor)
