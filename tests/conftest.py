@@ -55,20 +55,3 @@ def _stand_in_for_torchvision() -> None:
         sys.modules[module.__name__] = module
     sys.modules["torchvision.datasets"].VisionDataset = type("VisionDataset", (), {})
     sys.modules["torchvision.transforms.functional"].to_tensor = None
-
-
-@pytest.fixture
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill what torch.empty and torch.empty_like return, so that an unwritten element shows."""
-
-    def poisoned(make):
-        def call(*args, **kwargs):
-            out = make(*args, **kwargs)
-            if out.is_floating_point():
-                return out.fill_(float("nan"))
-            return out if out.dtype is torch.bool else out.fill_(torch.iinfo(out.dtype).max)
-
-        return call
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))

@@ -118,8 +118,12 @@ def pack(documents: Sequence[np.ndarray], row_tokens: int) -> Rows:
         labels[pieces.row[i], at] = tokens
         labels[pieces.row[i], at.start] = IGNORED_LABEL
         position_ids[pieces.row[i], at] = np.arange(length[j])
-    tensors = (torch.from_numpy(x) for x in (input_ids, labels, position_ids))
-    return Rows(*tensors, pieces)
+    return Rows(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
+        torch.from_numpy(position_ids),
+        pieces,
+    )
 
 
 def predicted_tokens(lengths: np.ndarray, row_tokens: int) -> np.ndarray:

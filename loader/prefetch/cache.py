@@ -107,7 +107,8 @@ class ShardCache:
         need = sum(footprint(self._infos[i]) for i in keep)
         return ConfigError(
             f"one step reads from {len(keep)} shards of {need / 2**20:.1f} MiB together, the "
-            f"loader may hold {self._budget / 2**20:.1f} MiB: raise budget_bytes or lower window_shards"
+            f"loader may hold {self._budget / 2**20:.1f} MiB: raise budget_bytes or lower "
+            "window_shards"
         )
 
     def _admit(self, shard_id: int, keep: Sequence[int]) -> bool:

@@ -29,3 +29,18 @@ def test_links_lead_somewhere(page):
     for link in links:
         if not link.startswith("https://"):
             assert ((ROOT / page).parent / link.split("#")[0]).exists(), f"{page}: {link}"
+
+
+def test_example_settings_are_the_defaults():
+    from moot.trainer.config import DataConfig, RunConfig
+
+    path = ROOT / "examples" / "train.toml"
+    run = RunConfig.from_toml(path)
+    data = DataConfig(corpus=run.data.corpus)
+    assert run == RunConfig(out=run.out, data=data), "a default changed: follow it in the example"
+    settings = run.to_dict()
+    keys = set(settings) | {
+        key for value in settings.values() if type(value) is dict for key in value
+    }
+    shown = set(re.findall(r"[a-z0-9_]+", path.read_text()))
+    assert keys <= shown

@@ -224,6 +224,7 @@ def test_cosine_rewards_equal_autograd(tied):
 def test_frozen_parameters_take_no_part():
     model, optimizer = make_model(tied=False)
     frozen = [model.embedding.weight, *model.blocks[0].parameters(), model.norm.weight]
+    frozen += [model.blocks[1].attention.qkv.weight, model.blocks[1].feed_forward.down.bias]
     for parameter in frozen:
         parameter.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]

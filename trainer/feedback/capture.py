@@ -107,7 +107,7 @@ class GhostCapture:
             RuntimeError: the model computes in a way hooks cannot follow; the message says how.
         """
         self._leaves, self._shares = [], []
-        self._shape = tuple(rows.input_ids.shape)
+        self._shape = (rows.input_ids.shape[0], rows.input_ids.shape[1])
         self._is_recording = True
         try:
             with autocast(rows.input_ids.device):
@@ -169,18 +169,21 @@ def _module_shares(
     module: nn.Module, source: Tensor, grad: Tensor, directions: Directions
 ) -> Tensor:
     """Return the [T] shares of one call of one module."""
-    weight = directions.get(module.weight)
-    bias = getattr(module, "bias", None)
-    bias = None if bias is None else directions.get(bias)
+    known = {name: directions.get(p) for name, p in module.named_parameters(recurse=False)}
+    weight, bias = known.get("weight"), known.get("bias")
     grad_TO = grad.reshape(-1, grad.shape[-1])
     if isinstance(module, nn.Embedding):
+        assert weight is not None, "only modules with a direction are hooked"
         return embedding_influence(source.reshape(-1), grad_TO, weight)
     if isinstance(module, nn.Linear):
-        if weight is None:
-            return grad_TO.to(bias.dtype) @ bias
-        return ghost_influence(source.reshape(-1, source.shape[-1]), grad_TO, weight, bias)
+        activations_TI = source.reshape(-1, source.shape[-1])
+        if weight is None:  # frozen beside a bias that trains
+            weight = torch.zeros_like(module.weight)
+        return ghost_influence(activations_TI, grad_TO, weight, bias)
     if isinstance(module, nn.RMSNorm):
         normalised = F.rms_norm(source, module.normalized_shape, None, module.eps)
     else:
-        normalised = F.layer_norm(source, module.normalized_shape, None, None, module.eps)
+        assert isinstance(module, nn.LayerNorm), "check_supported knows no other"
+        shape = list(module.normalized_shape)
+        normalised = F.layer_norm(source, shape, None, None, module.eps)
     return scale_influence(normalised.reshape(grad_TO.shape), grad_TO, weight, bias)
