@@ -53,19 +53,19 @@ help:
 	@echo 'Targets: demo, test (= lint types wheel-test unit), build, stubs, clean'
 
 demo:
-	@$(LOCKED) setup-demo
+	+@$(LOCKED) setup-demo
 	$(BIN)/moot demo --out runs/demo --seed $(SEED)
 
 # The unit tests come last: their closing line is the last one printed.
 test:
-	@$(LOCKED) setup-test
+	+@$(LOCKED) setup-test
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory wheel-test
 	@$(MAKE) --no-print-directory unit
 
 build:
-	@$(LOCKED) $(DONE)/native
+	+@$(LOCKED) $(DONE)/native
 
 # ---- set-up, in three steps that each leave a mark in $(DONE)
 

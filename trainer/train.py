@@ -19,6 +19,7 @@ import torch
 from ..loader import AgentSet, ConfigError, ConsoleConfig, Loader, open_corpus
 from ..loader.shards import fetch_shard
 from ..loader.storage import open_store
+from .averaged import AveragedWeights
 from .checkpoint import load_latest, random_state, save_checkpoint, set_random_state
 from .config import RunConfig
 from .corpora import read_meta
@@ -99,12 +100,16 @@ class Trainer:
             )
         self._domains = list(meta["domains"])
         self.agents = self._load_agents()
-        self.reference = self._documents("reference")
-        self.heldout = self._documents("heldout")
+        self._reference = self._documents("reference")
+        self._eval_sets = {
+            "reference_loss": self._windows(self._reference),
+            "heldout_loss": self._windows(self._documents("heldout")),
+        }
         torch.manual_seed(config.seed)
         self.model = GPT(self._model_config(meta["vocab_size"])).to(self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.feedback = self._feedback()
+        self._average = AveragedWeights(self.model, config.feedback.average)
         self._clock = _Clock()
         self._select_s = 0.0
         self._tokens = 0
@@ -166,6 +171,8 @@ class Trainer:
             group["lr"] = learning_rate(step, self.config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.feedback is not None:
+            self._average.update()
         self._tokens += batch["input_ids"].numel()
         return total
 
@@ -177,7 +184,8 @@ class Trainer:
         assert self.feedback is not None
         started = time.perf_counter()
         probes = loader.probes(refresh)
-        rewards = self.feedback.rewards(refresh, probes.tokens, probes.cu_seqlens)
+        with self._average.applied():
+            rewards = self.feedback.rewards(refresh, probes.tokens, probes.cu_seqlens)
         if self.config.feedback.shuffle_rewards:
             rewards = np.random.default_rng([self.config.seed, refresh]).permutation(rewards)
         loader.credit(refresh, probes.ids, rewards)
@@ -185,19 +193,13 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         started = time.perf_counter()
-        row = {
-            "step": step,
-            "tokens": self._tokens,
-            "reference_loss": self._mean_loss(self.reference),
-            "heldout_loss": self._mean_loss(self.heldout),
-            "wall_s": self._clock.read()["wall"],
-        }
+        row = {"step": step, "tokens": self._tokens}
+        for name, documents in self._eval_sets.items():
+            row[name] = evaluate(self.model, documents, seq_len=self.config.data.seq_len).loss
+        row["wall_s"] = self._clock.read()["wall"]
         self._clock.add("evaluation", started)
         self.files.append("evals.jsonl", row)
         self._observe(row)
-
-    def _mean_loss(self, documents: list[np.ndarray]) -> float:
-        return evaluate(self.model, documents, seq_len=self.config.data.seq_len).loss
 
     def _log(self, loader: Loader, step: int, mean: float, steps: int, since: float) -> None:
         if not math.isfinite(mean):
@@ -232,6 +234,7 @@ class Trainer:
             console=self._console(),
             agents=self.agents,
             keep=data.keep,
+            num_probes=self.config.feedback.num_probes,
             window_shards=data.window_shards,
             budget_bytes=data.budget_mb << 20,
             rank=0,
@@ -262,27 +265,40 @@ class Trainer:
             reward="cosine" if self.config.console.mode == "published" else "inner",
             seq_len=self.config.data.seq_len,
             reference_docs=settings.reference_docs,
+            max_reference_tokens=settings.max_reference_tokens,
             max_probe_tokens=settings.max_probe_tokens,
+            damping=settings.damping,
             seed=self.config.seed,
         )
         feedback = Feedback(self.model, self.optimizer, config)
-        feedback.set_reference(self.reference)
+        feedback.set_reference(self._reference)
         return feedback
 
     def _documents(self, split: str) -> list[np.ndarray]:
-        """Read the first documents of a split, as many as an evaluation takes."""
+        """Read the documents of a split."""
         url = f"{self.config.data.corpus.rstrip('/')}/{split}"
         corpus = open_corpus(url, self.config.data.storage_options)
         documents: list[np.ndarray] = []
-        room = self.config.train.eval_tokens
         for info in corpus.shards:
             shard = fetch_shard(corpus.store, info)
-            for tokens in shard.values("tokens", np.arange(info.num_samples)):
-                if room <= 0:
-                    return documents
-                documents.append(np.asarray(tokens[:room], dtype=np.int64))
-                room -= len(documents[-1])
+            values = shard.values("tokens", np.arange(info.num_samples))
+            documents += [np.asarray(tokens, dtype=np.int64) for tokens in values]
+        corpus.close()
         return documents
+
+    def _windows(self, documents: list[np.ndarray]) -> list[np.ndarray]:
+        """Cut one row out of each document, at a place that is equal in all runs."""
+        length = self.config.data.seq_len
+        rng = np.random.default_rng(0)
+        windows: list[np.ndarray] = []
+        room = self.config.train.eval_tokens
+        for document in documents:
+            if room <= 0:
+                break
+            start = int(rng.integers(max(len(document) - length, 0) + 1))
+            windows.append(document[start : start + min(length, room)])
+            room -= len(windows[-1])
+        return windows
 
     def _model_config(self, vocab_size: int) -> GPTConfig:
         model = self.config.model
@@ -328,6 +344,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": random_state(),
+            "average": self._average.state_dict(),
             "loader": loader.state_dict(),
             "tokens": self._tokens,
             "spent": self._clock.read(),
@@ -345,6 +362,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"])
+        self._average.load_state_dict(state["average"])
         loader.load_state_dict(state["loader"])
         self._tokens = int(state["tokens"])
         self._clock.load(state["spent"])
