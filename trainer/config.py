@@ -109,26 +109,26 @@ class TrainConfig:
 class FeedbackSettings:
     """[feedback]: how probes are rewarded."""
 
-    num_probes: int = 192
+    num_probes: int = 160
     """Probe documents of a refresh."""
     max_probe_tokens: int = 64
     """Tokens of a probe that are read."""
-    reference_docs: int = 128
+    reference_docs: int = 96
     """Reference documents behind the reference gradient of one refresh."""
     max_reference_tokens: int = 64
     """Tokens of each of them that are read, at a drawn place. Many short pieces: what few
     documents have in common is not what the reference set has in common."""
     damping: float = 0.0
     """Added to Adam's denominator, as a share of each tensor's root mean second moment."""
-    average: float = 0.9
-    """Rewards are measured at a running average of the weights; what a step keeps of it."""
+    baseline_docs: int = 48
+    """Probes whose mean gradient is taken out of the reference gradient; 0 takes none out."""
     shuffle_rewards: bool = False
     """A control: rewards are permuted among the probes."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"feedback.average is {self.average}, must be in [0, 1)")
+        if self.baseline_docs < 0 or self.damping < 0:
+            raise ConfigError("feedback.baseline_docs and feedback.damping must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,6 @@ import torch
 from ..loader import AgentSet, ConfigError, ConsoleConfig, Loader, open_corpus
 from ..loader.shards import fetch_shard
 from ..loader.storage import open_store
-from .averaged import AveragedWeights
 from .checkpoint import load_latest, random_state, save_checkpoint, set_random_state
 from .config import RunConfig
 from .corpora import read_meta
@@ -109,7 +108,6 @@ class Trainer:
         self.model = GPT(self._model_config(meta["vocab_size"])).to(self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.feedback = self._feedback()
-        self._average = AveragedWeights(self.model, config.feedback.average)
         self._clock = _Clock()
         self._select_s = 0.0
         self._tokens = 0
@@ -171,8 +169,6 @@ class Trainer:
             group["lr"] = learning_rate(step, self.config)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.feedback is not None:
-            self._average.update()
         self._tokens += batch["input_ids"].numel()
         return total
 
@@ -184,8 +180,7 @@ class Trainer:
         assert self.feedback is not None
         started = time.perf_counter()
         probes = loader.probes(refresh)
-        with self._average.applied():
-            rewards = self.feedback.rewards(refresh, probes.tokens, probes.cu_seqlens)
+        rewards = self.feedback.rewards(refresh, probes.tokens, probes.cu_seqlens)
         if self.config.feedback.shuffle_rewards:
             rewards = np.random.default_rng([self.config.seed, refresh]).permutation(rewards)
         loader.credit(refresh, probes.ids, rewards)
@@ -267,6 +262,7 @@ class Trainer:
             reference_docs=settings.reference_docs,
             max_reference_tokens=settings.max_reference_tokens,
             max_probe_tokens=settings.max_probe_tokens,
+            baseline_docs=settings.baseline_docs,
             damping=settings.damping,
             seed=self.config.seed,
         )
@@ -344,7 +340,6 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": random_state(),
-            "average": self._average.state_dict(),
             "loader": loader.state_dict(),
             "tokens": self._tokens,
             "spent": self._clock.read(),
@@ -362,7 +357,6 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"])
-        self._average.load_state_dict(state["average"])
         loader.load_state_dict(state["loader"])
         self._tokens = int(state["tokens"])
         self._clock.load(state["spent"])

@@ -28,7 +28,12 @@ from ..untouched import untouched
 from .capture import GhostCapture, check_supported
 from .checks import check_document_mask, check_shares
 from .per_sample import cosine_rewards
-from .reference import ReferenceGradient, precondition, reference_gradient
+from .reference import (
+    ReferenceGradient,
+    precondition,
+    reference_gradient,
+    without_baseline,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +54,9 @@ class FeedbackConfig:
     """Of a longer probe, the first tokens up to here; None: all."""
     damping: float = 0.0
     """Share of each tensor's root mean second moment added to Adam's denominator; 0: exactly P."""
+    baseline_docs: int = 0
+    """Probes, drawn anew for each refresh, whose mean gradient is taken out of the reference
+    gradient (`reference.without_baseline`); 0: the plain inner product. Not for "cosine"."""
     seed: int = 0
     """Seed of the drawing of reference documents, with the refresh number."""
 
@@ -148,7 +156,8 @@ class Feedback:
             if self.config.reward == "cosine":
                 rewards = cosine_rewards(self._model, probes, self.config.seq_len, reference)
             else:
-                rewards = self._inner_rewards(probes, reference, reference_rows)
+                baseline = self._baseline(refresh, probes)
+                rewards = self._inner_rewards(probes, reference, reference_rows, baseline)
         predicted = self._predicted(probes)
         self.last["probe_tokens"] = float(predicted.sum())
         self.last["seconds"] = time.perf_counter() - began
@@ -164,7 +173,11 @@ class Feedback:
         return predicted_tokens(lengths, self.config.seq_len)
 
     def _inner_rewards(
-        self, probes: list[np.ndarray], reference: ReferenceGradient, reference_rows: Rows
+        self,
+        probes: list[np.ndarray],
+        reference: ReferenceGradient,
+        reference_rows: Rows,
+        baseline: ReferenceGradient | None,
     ) -> np.ndarray:
         """Return <P g_ref, g_x> per predicted token, [n] float64."""
         check_supported(self._model)
@@ -173,6 +186,9 @@ class Feedback:
         self.last["influence"] = sum(
             float((reference.gradients[p].double() * g).sum()) for p, g in directions.items()
         )
+        if baseline is not None:
+            base, _ = precondition(self._optimizer, baseline, self.config.damping)
+            directions = without_baseline(directions, base, baseline)
         device = next(iter(directions)).device
         capture = GhostCapture(self._model, directions)
         few_rows = next(reference_rows.passes(2 * self.config.seq_len, device))
@@ -197,6 +213,17 @@ class Feedback:
         if self.config.max_probe_tokens is not None:
             stops = np.minimum(stops, cu_seqlens[:-1] + self.config.max_probe_tokens)
         return [tokens[a:b] for a, b in zip(cu_seqlens[:-1], stops, strict=True)]
+
+    def _baseline(self, refresh: int, probes: list[np.ndarray]) -> ReferenceGradient | None:
+        """Measure the mean gradient of a few of the probes; None where none is taken out."""
+        usable = [probe for probe in probes if len(probe) > 1]
+        num = min(self.config.baseline_docs, len(usable))
+        if num == 0:
+            return None
+        random = np.random.default_rng((self.config.seed, refresh, 1))
+        chosen = np.sort(random.choice(len(usable), num, replace=False))
+        rows = pack([usable[i] for i in chosen], self.config.seq_len)
+        return reference_gradient(self._model, rows, self._pass_tokens)
 
     def _draw(self, refresh: int) -> list[np.ndarray]:
         """Draw the reference documents of a refresh, and their windows."""

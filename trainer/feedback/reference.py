@@ -115,6 +115,33 @@ def precondition(
     return directions, num_identity
 
 
+def without_baseline(
+    directions: dict[nn.Parameter, Tensor],
+    base_directions: dict[nn.Parameter, Tensor],
+    baseline: ReferenceGradient,
+) -> dict[nn.Parameter, Tensor]:
+    """Return P g_ref minus its part along P g, where g is the gradient of what the pool offers.
+
+    Adam's step has a length of its own: more of what every document asks for moves the model no
+    further. To first order, a share e of document x in a step of fixed length along P g changes
+    the reference loss by -e times `<g_ref - c g, P g_x>`, c = `<g_ref, P g> / <g, P g>`, up to a
+    factor. Without this the direction that all documents share, which swings in sign and size
+    from step to step, outweighs what tells them apart (docs/console.md).
+
+    Args:
+        directions: P g_ref by parameter.
+        base_directions: P g by parameter.
+        baseline: g by parameter.
+    """
+    shared = _inner(directions, baseline.gradients) / _inner(base_directions, baseline.gradients)
+    return {p: d - shared * base_directions[p] for p, d in directions.items()}
+
+
+def _inner(a: dict[nn.Parameter, Tensor], b: dict[nn.Parameter, Tensor]) -> float:
+    """Add up the products of two sets of tensors, in fp64."""
+    return sum(float((a[p].double() * b[p].double()).sum()) for p in a)
+
+
 def _denominator(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict, damping: float
 ) -> Tensor | None:
