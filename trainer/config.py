@@ -68,7 +68,7 @@ class ModelConfig:
 class TrainConfig:
     """[train]: steps, optimizer, rhythm of evaluations and checkpoints."""
 
-    steps: int = 400
+    steps: int = 250
     """Optimizer steps."""
     lr: float = 2e-3
     """Peak learning rate of AdamW."""
@@ -84,9 +84,9 @@ class TrainConfig:
     """Largest norm of the gradient."""
     accumulation: int = 1
     """Passes a step; the rows of a batch are split over them."""
-    eval_steps: int = 40
+    eval_steps: int = 25
     """Steps between evaluations."""
-    eval_tokens: int = 65_536
+    eval_tokens: int = 32_768
     """Tokens of the reference and of the held-out set an evaluation reads."""
     checkpoint_steps: int = 100
     """Steps between checkpoints."""

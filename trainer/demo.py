@@ -17,7 +17,7 @@ from .report import print_comparison, write_report
 from .train import Trainer
 
 CORPUS_BYTES = 60_000_000
-STEPS = 400
+STEPS = 250
 
 
 def demo_config(out: Path, kind: str, seed: int, steps: int = STEPS) -> RunConfig:
@@ -27,7 +27,7 @@ def demo_config(out: Path, kind: str, seed: int, steps: int = STEPS) -> RunConfi
         seed=seed,
         data=DataConfig(corpus=str((out / "corpus").resolve()), kind=kind),
         train=TrainConfig(steps=steps),
-        console=ConsoleConfig(refresh_steps=20, policy_lag=2),
+        console=ConsoleConfig(refresh_steps=20, policy_lag=2, shrink=50.0, temperature=0.25),
     )
 
 

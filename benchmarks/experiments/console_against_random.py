@@ -3,9 +3,10 @@
 
 Run: python benchmarks/experiments/console_against_random.py WORK [--seeds 0 1 2] [--steps 250]
 WORK holds the corpus of `moot corpus local` (made here if it is missing) and the runs; a run that
-is there is not run again, so the script may be stopped and started. Per seed: random, a static
-quality threshold, the console, and two controls: rewards shuffled among the probes, and theta
-fixed. Writes benchmarks/results/console_against_random_<hardware>_<yyyymm>.md beside a JSON.
+is there is not run again, so the script may be stopped and started. Per seed: random, the
+console, and two controls: rewards shuffled among the probes, and theta fixed. Seeds vary the
+order, the model and the probes; the corpus is one. `--out FILE.md` writes the table and, beside
+it, every run's evaluations as JSON.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from moot.trainer.display import Display
 from moot.trainer.train import Trainer
 from rich.console import Console as Terminal
 
-VARIANTS = ("random", "threshold", "console", "shuffled rewards", "theta fixed")
+VARIANTS = ("random", "console", "shuffled rewards", "theta fixed")
 
 
 def config_of(work, variant, seed, steps):
@@ -122,9 +123,16 @@ def main():
     table = table_of(rows)
     print(table)
     if args.out:
+        info = json.loads(
+            (
+                Path(config_of(args.work, "console", args.seeds[0], args.steps).out) / "run.json"
+            ).read_text()
+        )
+        facts = {key: info[key] for key in ("versions", "machine", "parameters", "config")}
         for row in rows:
             row["evals"] = {key: values.tolist() for key, values in row["evals"].items()}
-        args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        whole = {"facts": facts, "runs": rows}
+        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
         args.out.with_suffix(".md").write_text(table + "\n")
 
 

@@ -585,3 +585,44 @@ def test_rewards_on_cuda_follow_fp64():
     got = feedback_for(twin, twin_optimizer, REFERENCE, damping=0.1).rewards(1, *packed(probes))
     assert np.corrcoef(got, expected)[0, 1] > 0.99
     assert torch.equal(generator, torch.cuda.get_rng_state())
+
+
+def baseline_direction(model, optimizer, reference, probes):
+    """P (g_ref - c g), g the mean gradient of the probes, every gradient from autograd."""
+    parameters = list(model.parameters())
+    scales = [second_moment_scale(optimizer, p) for p in parameters]
+    g_ref = torch.autograd.grad(mean_loss(model, reference), parameters)
+    usable = [probe for probe in probes if num_predicted(probe) > 0]
+    g = torch.autograd.grad(mean_loss(model, usable), parameters)
+    products = [
+        sum(float((a * s * b).sum()) for a, s, b in zip(first, scales, g, strict=True))
+        for first in (g_ref, g)
+    ]
+    shared = products[0] / products[1]
+    return [s * (a - shared * b) for s, a, b in zip(scales, g_ref, g, strict=True)]
+
+
+def test_rewards_without_the_baseline_equal_autograd():
+    model, optimizer = make_model()
+    direction = baseline_direction(model, optimizer, REFERENCE, PROBES)
+    expected = np.zeros(len(PROBES))
+    for i, probe in enumerate(PROBES):
+        if num_predicted(probe) > 0:
+            g_x = torch.autograd.grad(summed_loss(model, probe), list(model.parameters()))
+            total = sum(float((a * b).sum()) for a, b in zip(direction, g_x, strict=True))
+            expected[i] = total / num_predicted(probe)
+    feedback = feedback_for(
+        model, optimizer, REFERENCE, reference_docs=None, baseline_docs=len(PROBES)
+    )
+    rewards = feedback.rewards(1, *packed(PROBES))
+    assert np.abs(rewards - expected).max() <= 1e-9 * np.abs(expected).max()
+    counts = np.array([num_predicted(probe) for probe in PROBES])
+    plain = feedback_for(model, optimizer, REFERENCE, reference_docs=None)
+    scale = np.abs(plain.rewards(1, *packed(PROBES)) * counts).sum()
+    assert abs((rewards * counts).sum()) <= 1e-9 * scale, "the baseline itself is worth nothing"
+
+
+def test_the_only_reference_document_is_worth_something_beside_the_baseline():
+    model, optimizer = make_model()
+    feedback = feedback_for(model, optimizer, [PROBES[1]], baseline_docs=4)
+    assert feedback.rewards(1, *packed(PROBES))[1] > 0
