@@ -137,7 +137,7 @@ class Loader(DataLoader[Batch]):
         self._pending: OrderedDict[int, np.ndarray] = OrderedDict()
         self._recent: OrderedDict[int, Step] = OrderedDict()
         self._probes: ProbeBatch | None = None
-        self._meter = Meter(self._source.cache)
+        self._meter = Meter(self._source.cache, self._agents)
         self._ledger: Ledger | None = None
 
     # Iteration -----------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 """What a loader did since it was last asked, as one flat dict of scalars.
 
 Names are slash-grouped with the unit in brackets. Two questions must be answered at a glance: is
-data the bottleneck (`data/wait(%)`), and what is being selected (`select/`, `agent/`, `mix/`).
+data the bottleneck (`data/wait(%)`), and what is being selected (`select/`, `agent/` and, for
+stored labels, `mix/`: the share of kept tokens).
 """
 
 import time
 
 import numpy as np
 
+from .agents import AgentSet
 from .prefetch import ShardCache
 from .steps import Step
 
@@ -16,8 +18,9 @@ from .steps import Step
 class Meter:
     """Counts what is delivered; `read` returns rates since the last read."""
 
-    def __init__(self, cache: ShardCache) -> None:
+    def __init__(self, cache: ShardCache, agents: AgentSet | None) -> None:
         self._cache = cache
+        self._agents = agents.agents if agents is not None else ()
         self._reset()
 
     def _reset(self) -> None:
@@ -25,6 +28,7 @@ class Meter:
         self._batches = self._tokens = self._pieces = self._offered = self._offered_tokens = 0
         self._wait_s = self._select_s = 0.0
         self._scores: list[np.ndarray] = []
+        self._mix = [np.zeros(agent.num_states) for agent in self._agents]
         self._fetched = (self._cache.fetched_bytes, self._cache.hits, self._cache.misses)
 
     def delivered(self, step: Step, wait_s: float) -> None:
@@ -36,8 +40,12 @@ class Meter:
         self._offered_tokens += int(step.candidates.length.sum())
         self._wait_s += wait_s
         self._select_s += step.select_s
-        if step.selection is not None:
-            self._scores.append(step.selection.scores.numpy().reshape(-1))
+        if step.selection is None or step.scores is None:
+            return
+        self._scores.append(step.selection.scores.numpy().reshape(-1))
+        states = step.scores.states.numpy()[step.kept.candidate]
+        for position, shares in enumerate(self._mix):
+            np.add.at(shares, states[:, position], step.kept.length)
 
     def read(self) -> dict[str, float]:
         """Return the metrics and start counting anew."""
@@ -58,5 +66,9 @@ class Meter:
         if self._scores:
             p50, p90 = np.percentile(np.concatenate(self._scores), [50, 90])
             metrics |= {"select/score_p50": float(p50), "select/score_p90": float(p90)}
+        for agent, shares in zip(self._agents, self._mix, strict=True):
+            if agent.is_stored and self._batches:
+                names = zip(agent.state_names, shares / shares.sum(), strict=True)
+                metrics |= {f"mix/{name}/share": float(share) for name, share in names}
         self._reset()
         return metrics

@@ -84,7 +84,7 @@ class Display:
             return
         self._said[stage] = now
         size = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        self._terminal.print(f"{stage:<22} {size:>17}  {detail}", highlight=False)
+        self._terminal.print(f"{stage:<22} {size:>17}  {detail}", highlight=False, soft_wrap=True)
 
 
 def _numbers(row: dict[str, Any]) -> str:
@@ -94,9 +94,9 @@ def _numbers(row: dict[str, Any]) -> str:
     if row.get("heldout_loss") is not None:
         parts.append(f"held-out {row['heldout_loss']:.3f}")
     weights = [
-        f"{key.rsplit('/', 1)[1]} {value:.2f}"
+        f"{key.split('/')[1]} {value:.2f}"
         for key, value in row.items()
-        if key.startswith("console/theta/")
+        if key.startswith("agent/") and key.endswith("/weight")
     ]
     if weights:
         parts.append("theta " + " ".join(weights))

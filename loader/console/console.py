@@ -205,8 +205,8 @@ class Console:
         pools = self.agents.pool_frequencies()
         memories = self._updates.memory
         for agent, name in enumerate(self.agents.names):
-            values[f"console/theta/{name}"] = self._updates.theta[agent]
-            values[f"console/spread/{name}"] = _spread(memories[agent], pools[agent].tolist())
+            values[f"agent/{name}/weight"] = self._updates.theta[agent]
+            values[f"agent/{name}/spread"] = _spread(memories[agent], pools[agent].tolist())
         return values | {f"console/{key}": value for key, value in self._updates.metrics().items()}
 
     def state_dict(self) -> dict[str, Any]:

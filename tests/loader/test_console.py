@@ -327,7 +327,7 @@ def test_a_single_agents_probes_move_only_what_they_should(mode):
     world = World(agents, only(agents, 1, 1.0), noise=0.2, seed=8)
     console = make_console(agents, mode=mode, eta=0.5)
     world.train(console, 15)
-    spread = [console.metrics()[f"console/spread/{name}"] for name in NAMES]
+    spread = [console.metrics()[f"agent/{name}/spread"] for name in NAMES]
     assert spread[1] > 3 * max(spread[0], spread[2])
 
 

@@ -232,7 +232,7 @@ def test_feedback_that_is_missing_may_be_gone_without(corpus):
         probes = loader.probes(1)
         loader.credit(1, probes.ids, reward_of(probes))
         after = loader.metrics()
-    changed = [key for key in after if "spread" in key and before[key] != after[key]]
+    changed = [key for key in after if "/spread" in key and before[key] != after[key]]
     assert changed, "late rewards still move the memories"
 
 
