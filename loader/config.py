@@ -53,8 +53,8 @@ class LoaderConfig:
 
     window_shards: int = 8
     """Shards that are shuffled together."""
-    budget_bytes: int = 512 << 20
-    """The most that decoded shards may take in memory."""
+    budget_bytes: int = 2 << 30
+    """The most that decoded shards may take in memory; two windows should fit."""
     fetch_threads: int = 4
     """Shards fetched at a time."""
     prefetch_batches: int = 2

@@ -39,7 +39,7 @@ class DataConfig:
     """Tokens in a row."""
     window_shards: int = 8
     """Shards shuffled together."""
-    budget_mb: int = 512
+    budget_mb: int = 2048
     """MiB that decoded shards may take."""
     storage_options: dict[str, str] = field(default_factory=dict)
     """Options of the bucket: endpoint, region, ..."""

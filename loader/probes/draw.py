@@ -18,7 +18,6 @@ from ..steps import score
 from .stratify import stratify
 
 _POOL_PER_PROBE = 6
-_SHARDS_PER_REFRESH = 16
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _draw_pool(source: Source, plan: ProbePlan, rng: np.random.Generator) -> Can
     """Draw pieces evenly: documents of a few shards, then pieces of those documents."""
     corpus = source.corpus
     num_pieces = plan.num_probes * _POOL_PER_PROBE
-    num_shards = min(_SHARDS_PER_REFRESH, len(corpus.shards))
+    num_shards = min(2 * source.order.window_shards, len(corpus.shards))  # fits the budget
     share = corpus.samples_per_shard / corpus.num_samples
     picked = rng.choice(len(share), size=num_shards, replace=False, p=share)
     weight = corpus.samples_per_shard[picked] / corpus.samples_per_shard[picked].sum()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from moot.loader._core import pack
-from moot.loader.batches import BatchLayout, Kept, keep_within, make_batch
+from moot.loader.batches import BatchLayout, DeviceCopy, Kept, keep_within, make_batch
 
 FIELDS = ("input_ids", "labels", "position_ids", "cu_seqlens")
 
@@ -76,3 +76,26 @@ def test_pack_never_writes_outside(bad):
     place = [np.array([value], np.int64) for value in bad]
     with pytest.raises(IndexError, match="leaves its buffer"):
         pack(np.zeros(4, np.uint16), *place, 4, 0, *outs)
+
+
+def test_a_batch_that_stays_on_the_cpu_is_handed_over_as_it_is():
+    copy = DeviceCopy("cpu", pin=False)
+    batch = {"input_ids": torch.arange(6).view(2, 3)}
+    assert copy.receive(*copy.send(batch))["input_ids"] is batch["input_ids"]
+
+
+@pytest.mark.gpu
+def test_a_batch_crosses_to_the_device_on_a_stream_of_its_own():
+    copy = DeviceCopy("cuda")
+    batches = [{"input_ids": torch.randint(0, 9, (64, 512))} for _ in range(20)]
+    sent = [copy.send(batch) for batch in batches]
+    for batch, (moved, event) in zip(batches, sent, strict=True):
+        there = copy.receive(moved, event)["input_ids"]
+        assert there.is_cuda and torch.equal((there * 2).cpu(), batch["input_ids"] * 2)
+
+
+@pytest.mark.gpu
+def test_batches_that_stay_on_the_cpu_are_pinned_where_cuda_is():
+    copy = DeviceCopy("cpu")
+    batch, event = copy.send({"input_ids": torch.arange(4)})
+    assert batch["input_ids"].is_pinned() and event is None

@@ -213,6 +213,19 @@ def test_selection_prefers_what_is_rewarded(corpus):
     assert share(seen[-20:]) > 1.5 * share(seen[:6])
 
 
+def test_metrics_tell_the_mixture_and_the_weights(corpus):
+    with open_loader(corpus, console_config()) as loader:
+        seen = run(loader, 6)
+        metrics = loader.metrics()
+    ids = np.concatenate([np.repeat(s[0], s[2]) for s in seen])
+    for domain, name in enumerate("abc"):
+        assert metrics[f"mix/{name}/share"] == pytest.approx((ids % 3 == domain).mean())
+    assert sum(metrics[f"agent/{name}/weight"] for name in ("quality", "domain", "topic")) == (
+        pytest.approx(1.0)
+    )
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
 def test_feedback_that_is_missing_is_an_error_that_says_what_to_do(corpus):
     with open_loader(corpus, console_config()) as loader:
         stream = iter(loader)
