@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cutting the order into candidate pieces, and packing pieces into rows.
 //
-// A slot reads its strand of documents through `lanes` open documents, so that one long document
-// never fills a step alone. The cursor of a slot is 1 + 2 * lanes integers: the next position of the
-// strand, then (position, offset) of each open document, position -1 where a lane is free.
+// A slot reads through `lanes` open documents, so that one long document never fills a step alone. Its
+// cursor is 1 + 2 * lanes integers: the next position of the order, then (position, offset) of each
+// open document, position -1 where a lane is free. Slots are cut one after the other and hand the next
+// position on.
 #pragma once
 
 #include <cstdint>

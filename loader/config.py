@@ -75,7 +75,7 @@ class LoaderConfig:
     flush_steps: int = 50
     """Steps between two parts of the ledger."""
     attempt: int | None = None
-    """The number of this attempt in the ledger; None takes the next one of those stored there."""
+    """The number of this attempt in the ledger, equal on all ranks; None takes the next one."""
     storage_options: Mapping[str, str] | None = None
     """Options of the bucket: endpoint, region, access_key_id, ..."""
 
@@ -86,6 +86,10 @@ class LoaderConfig:
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, least in (("num_slots", 1), ("epoch_batches", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} must be at least {least}, not {value}")
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep must be in (0, 1], not {self.keep}")
         unknown = set(self.fields) - set(FIELDS)
@@ -97,6 +101,11 @@ class LoaderConfig:
                 f"{self.console.policy_lag}: batches made ahead are decided already"
             )
         self._check_ranks()
+        if self.ledger is not None and self.attempt is None and self.ranks[1] > 1:
+            raise ConfigError(
+                "with several ranks a ledger needs `attempt`: let rank 0 take "
+                "loader.ledger.next_attempt(store) and tell the others"
+            )
 
     def _check_ranks(self) -> None:
         slots, (rank, world_size) = self.slots, self.ranks
@@ -121,8 +130,10 @@ class LoaderConfig:
         rank, world_size = self.rank, self.world_size
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if rank is None and world_size > 1 and "RANK" not in os.environ:
+            raise ConfigError(f"world_size is {world_size}: pass rank, or set RANK")
         if rank is None:
-            rank = int(os.environ.get("RANK", "0")) if world_size > 1 else 0
+            rank = int(os.environ["RANK"]) if world_size > 1 else 0
         return rank, world_size
 
     @classmethod

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -23,33 +22,21 @@ from torch.utils.data import DataLoader, IterableDataset
 from .agents import AgentSet
 from .config import LoaderConfig
 from .console import Console
-from .corpus import open_corpus
 from .errors import AgentError, ConfigError, StateError
-from .ledger import Ledger, ProbeRecord, StepRecord
+from .ledger import Ledger, StepRecord
 from .metrics import Meter
-from .order import Order
-from .prefetch import Ahead, ShardCache, Source
+from .opening import load_agents, make_plan, open_source
+from .order import new_table
+from .prefetch import Ahead, Source
 from .probes import ProbeBatch, ProbePlan, draw_probes
-from .shards import fetch_shard
+from .records import BatchPieces, batch_pieces, probe_record, step_record
 from .state import check_plan, decode, encode
 from .steps import Step, StepMaker, slot_layout
 from .storage import open_store
 
 Batch = dict[str, torch.Tensor]
 _RECENT = 64  # batches whose sample ids are still known; trainers look ahead by a few
-
-
-@dataclass(frozen=True)
-class BatchPieces:
-    """What stands in a delivered batch of this rank, piece after piece: [k] int64 each.
-
-    `start` is the piece's first place in the flattened local batch.
-    """
-
-    sample_id: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
-    start: np.ndarray
+_UNACKNOWLEDGED = 4096  # more than any trainer looks ahead
 
 
 class _Batches(IterableDataset[Batch]):
@@ -73,9 +60,10 @@ class _Batches(IterableDataset[Batch]):
 class _Threads:
     """What has to be joined: the thread that makes batches, and those that fetch shards."""
 
-    def __init__(self, cache: ShardCache) -> None:
-        self._cache = cache
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self.ahead: Ahead[Step] | None = None
+        self.is_closed = False
 
     def stop(self) -> None:
         """Stop making batches."""
@@ -84,9 +72,16 @@ class _Threads:
             self.ahead = None
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop everything and join."""
+        self.is_closed = True
         self.stop()
-        self._cache.close()
+        self._source.close()
+
+    def abandon(self) -> None:
+        """Stop everything without waiting; may be called from any thread."""
+        if self.ahead is not None:
+            self.ahead.abandon()
+        self._source.cache.abandon()
 
 
 class Loader(DataLoader[Batch]):
@@ -116,26 +111,24 @@ class Loader(DataLoader[Batch]):
         self.__dict__["batch_sampler"] = SimpleNamespace(
             batch_size=local_rows, drop_last=True, sampler=sampler
         )
-        self._source = _open_source(url, config)
+        self._source = open_source(url, config)
+        self._threads = _Threads(self._source)
+        weakref.finalize(self, self._threads.abandon)  # for those who never call close()
         try:
-            self._agents = _load_agents(url, config)
-            self.console = (
-                Console(config.console, self._agents)
-                if config.console is not None and self._agents is not None
-                else None
-            )
+            self._agents = load_agents(url, config)
+            self.console: Console | None = None
+            if config.console is not None and self._agents is not None:
+                self.console = Console(config.console, self._agents)
             self._slot_layout = slot_layout(config, self._source)
         except BaseException:
-            self._source.cache.close()
+            self._threads.close()
             raise
-        self._plan = self._make_plan()
+        self._plan = make_plan(config, self._slot_layout, self._source.corpus, self._agents)
         self._maker: StepMaker | None = None
-        self._threads = _Threads(self._source.cache)
-        weakref.finalize(self, self._threads.close)  # for those who never call close()
         self._delivered = self._acknowledged = 0
-        self._table: np.ndarray | None = None
-        self._pending: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._recent: OrderedDict[int, Step] = OrderedDict()
+        self._table = self._delivered_table = new_table(self._slot_layout)
+        self._pending: OrderedDict[int, tuple[np.ndarray, StepRecord | None]] = OrderedDict()
+        self._recent: OrderedDict[int, BatchPieces] = OrderedDict()
         self._probes: ProbeBatch | None = None
         self._meter = Meter(self._source.cache, self._agents)
         self._ledger: Ledger | None = None
@@ -160,50 +153,53 @@ class Loader(DataLoader[Batch]):
         """Return the next batch without moving on."""
         ahead = self._started()
         self._check_feedback(ahead)
-        return {name: tensor.clone() for name, tensor in ahead.peek().batch.items()}
+        step = ahead.peek()
+        assert self._maker is not None
+        return {name: tensor.clone() for name, tensor in self._maker.receive(step).items()}
 
     def pieces(self, batch_id: int) -> BatchPieces:
         """Return what one of the last batches holds; batches count from 0 over the whole stream."""
         if batch_id not in self._recent:
             raise StateError(f"batch {batch_id} is not among the last {_RECENT} delivered")
-        step = self._recent[batch_id]
-        kept, candidates = step.kept, step.candidates
-        return BatchPieces(
-            candidates.sample_id[kept.candidate],
-            candidates.offset[kept.candidate],
-            kept.length,
-            kept.target,
-        )
+        return self._recent[batch_id]
 
     def _next(self) -> Batch:
         started = time.perf_counter()
         ahead = self._started()
         self._check_feedback(ahead)
-        step = ahead.take()
+        try:
+            step = ahead.take()
+        except Exception:
+            self._threads.stop()  # the next call tries the same step again
+            raise
         assert self._maker is not None
         batch = self._maker.receive(step)
-        self._delivered = step.step + 1
-        self._pending[step.step] = step.table
-        self._recent[step.step] = step
+        self._delivered, self._delivered_table = step.step + 1, step.table
+        record = step_record(step, self.config) if self.config.ledger is not None else None
+        self._pending[step.step] = (step.table, record)
+        self._recent[step.step] = batch_pieces(step)
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         if not self.config.acknowledge:
             self._acknowledge_to(step.step)
-        if self._ledger is not None:
-            self._ledger.append(_record(step, self._slot_layout.num_slots, self.config))
+        elif len(self._pending) > _UNACKNOWLEDGED:
+            raise StateError(
+                f"{len(self._pending)} batches were delivered and none acknowledged: call "
+                "loader.acknowledge(batch_id) or pass acknowledge=False"
+            )
         self._meter.delivered(step, time.perf_counter() - started)
         return batch
 
     def _started(self) -> Ahead[Step]:
+        if self._threads.is_closed:
+            raise StateError("the loader is closed: open another one")
         if self._threads.ahead is None:
             self._maker = StepMaker(
                 self._source, self.config, self._slot_layout, self.console, self._agents
             )
-            if self._table is not None:
-                self._maker.cursor.load(self._table)
+            self._maker.cursor.load(self._delivered_table.copy())
             depth = self.config.prefetch_batches
             ready = self.console.settled if self.console is not None else _always
-            self._ledger = self._open_ledger()
             self._threads.ahead = Ahead(self._maker.make, ready, first=self._delivered, depth=depth)
         return self._threads.ahead
 
@@ -263,14 +259,15 @@ class Loader(DataLoader[Batch]):
         probes = self._probes
         assert probes is not None
         order = np.argsort(np.asarray(ids), kind="stable")
-        if not np.array_equal(np.asarray(ids)[order], probes.ids):
+        is_whole = np.array_equal(np.asarray(ids)[order], probes.ids)
+        if not is_whole or np.shape(rewards) != np.shape(ids):
             raise StateError(
                 f"refresh {refresh}: credit needs each of its {len(probes.ids)} probes once"
             )
         rewards = np.asarray(rewards, dtype=np.float64)[order]
         console.credit(refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of)
-        if self._ledger is not None:
-            self._ledger.credit(_probe_record(probes, rewards, self._delivered))
+        if self.config.ledger is not None and self.config.ranks[0] == 0:
+            self._open_ledger().credit(probe_record(probes, rewards, self._delivered))
         self._probes = None
         if self._threads.ahead is not None:
             self._threads.ahead.notify()
@@ -283,7 +280,9 @@ class Loader(DataLoader[Batch]):
 
     def _acknowledge_to(self, batch_id: int) -> None:
         while self._pending and next(iter(self._pending)) <= batch_id:
-            _, self._table = self._pending.popitem(last=False)
+            _, (self._table, record) = self._pending.popitem(last=False)
+            if record is not None:
+                self._open_ledger().append(record)
         self._acknowledged = batch_id + 1
 
     def _needs_console(self) -> tuple[Console, AgentSet]:
@@ -295,17 +294,12 @@ class Loader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state at the last acknowledged batch: equal on all ranks, plain values."""
-        layout = self._slot_layout
-        table = self._table
-        if table is None:
-            table = np.zeros((layout.num_slots, 1 + 2 * layout.lanes), dtype=np.int64)
-            table[:, 1::2] = -1
         body = {
             "plan": self._plan,
             "step": self._acknowledged,
             "console": self.console.state_dict() if self.console is not None else None,
         }
-        return encode(body, table)
+        return encode(body, self._table)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state at the next `iter()`; an empty state changes nothing."""
@@ -316,28 +310,12 @@ class Loader(DataLoader[Batch]):
         self._threads.stop()
         if self.console is not None:
             self.console.load_state_dict(body["console"])
-        self._table = table
+        self._table = self._delivered_table = table
         self._delivered = self._acknowledged = int(body["step"])
         self._pending.clear()
         self._recent.clear()
         self._probes = None
         self._close_ledger()  # what runs again is a new attempt
-
-    def _make_plan(self) -> dict[str, Any]:
-        config, layout = self.config, self._slot_layout
-        return {
-            "samples": self._source.corpus.num_samples,
-            "shards": len(self._source.corpus.shards),
-            "seed": config.seed,
-            "shuffle": config.shuffle,
-            "window_shards": config.window_shards,
-            "batch_rows": config.batch_rows,
-            "seq_len": config.seq_len,
-            "num_slots": layout.num_slots,
-            "lanes": layout.lanes,
-            "num_candidates": layout.num_candidates,
-            "console": self.console is not None,
-        }
 
     # The rest ------------------------------------------------------------------------------------
 
@@ -372,18 +350,19 @@ class Loader(DataLoader[Batch]):
     ) -> None:
         self.close()
 
-    def _open_ledger(self) -> Ledger | None:
+    def _open_ledger(self) -> Ledger:
         config = self.config
-        if config.ledger is None:
-            return None
-        rank, world_size = config.ranks
-        return Ledger(
-            open_store(config.ledger, config.storage_options),
-            config.flush_steps,
-            attempt=config.attempt,
-            rank=rank,
-            world_size=world_size,
-        )
+        assert config.ledger is not None
+        if self._ledger is None:
+            rank, world_size = config.ranks
+            self._ledger = Ledger(
+                open_store(config.ledger, config.storage_options),
+                config.flush_steps,
+                attempt=config.attempt,
+                rank=rank,
+                world_size=world_size,
+            )
+        return self._ledger
 
     def _close_ledger(self) -> None:
         if self._ledger is not None:
@@ -391,88 +370,9 @@ class Loader(DataLoader[Batch]):
             self._ledger = None
 
     def _epoch(self) -> float:
-        if self._table is None:
-            return 0.0
-        return float(self._table[:, 0].sum()) / self._source.corpus.num_samples
-
-
-def _open_source(url: str, config: LoaderConfig) -> Source:
-    corpus = open_corpus(url, config.storage_options)
-    order = Order(
-        corpus.samples_per_shard,
-        seed=config.seed,
-        window_shards=config.window_shards,
-        shuffle=config.shuffle,
-    )
-    cache = ShardCache(
-        corpus.shards,
-        lambda info: fetch_shard(corpus.store, info),
-        budget_bytes=config.budget_bytes,
-        num_threads=config.fetch_threads,
-    )
-    try:
-        return Source(corpus, config.column, order, cache)
-    except BaseException:
-        cache.close()
-        raise
+        return float(self._table[0, 0]) / self._source.corpus.num_samples
 
 
 def _always(step: int) -> bool:
     del step
     return True
-
-
-def _load_agents(url: str, config: LoaderConfig) -> AgentSet | None:
-    if config.console is None or isinstance(config.agents, AgentSet):
-        return config.agents if isinstance(config.agents, AgentSet) else None
-    where = config.agents or url.rstrip("/").rsplit("/", 1)[0]
-    where = where.removesuffix("/agents.safetensors")
-    return AgentSet.load(open_store(where, config.storage_options))
-
-
-def _record(step: Step, num_slots: int, config: LoaderConfig) -> StepRecord:
-    rank, world_size = config.ranks
-    candidates, kept = step.candidates, step.kept
-    num = len(candidates.length)
-    slot_tokens = config.batch_rows // num_slots * config.seq_len
-    row_start = np.full(num, -1, dtype=np.int64)
-    row_start[kept.candidate] = kept.target % slot_tokens
-    length = candidates.length.astype(np.int32)
-    length[kept.candidate] = kept.length
-    is_kept = row_start >= 0
-    policy = step.policy
-    num_agents = len(policy.theta) if policy is not None else 0
-    votes = np.zeros((num, num_agents), np.float32)
-    states = np.zeros((num, num_agents), np.int32)
-    total = np.zeros(num, np.float32)
-    if step.scores is not None and step.selection is not None:
-        votes, states = step.scores.votes.numpy(), step.scores.states.numpy()
-        total = step.selection.scores.numpy().reshape(-1)
-    return StepRecord(
-        step=step.step,
-        policy_version=policy.version if policy is not None else 0,
-        theta=policy.theta if policy is not None else np.zeros(0),
-        memory=policy.memory if policy is not None else np.zeros((0, 0)),
-        slot=(candidates.slot + rank * (num_slots // world_size)).astype(np.int32),
-        row_start=row_start,
-        sample_id=candidates.sample_id,
-        offset=candidates.offset,
-        length=length,
-        kept=is_kept,
-        votes=votes,
-        states=states,
-        score=total,
-    )
-
-
-def _probe_record(probes: ProbeBatch, rewards: np.ndarray, step: int) -> ProbeRecord:
-    agent_of = probes.agent_of if probes.agent_of is not None else np.empty(0, np.int32)
-    return ProbeRecord(
-        refresh=probes.refresh,
-        step=step,
-        sample_id=probes.sample_id,
-        states=probes.states,
-        weight=probes.weights,
-        reward=rewards,
-        agent_of=agent_of,
-    )

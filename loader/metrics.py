@@ -7,12 +7,15 @@ stored labels, `mix/`: the share of kept tokens).
 """
 
 import time
+from collections import deque
 
 import numpy as np
 
 from .agents import AgentSet
 from .prefetch import ShardCache
 from .steps import Step
+
+_SCORES_KEPT = 64  # batches whose scores make the percentiles
 
 
 class Meter:
@@ -27,7 +30,8 @@ class Meter:
         self._since = time.perf_counter()
         self._batches = self._tokens = self._pieces = self._offered = self._offered_tokens = 0
         self._wait_s = self._select_s = 0.0
-        self._scores: list[np.ndarray] = []
+        self._scores: deque[np.ndarray] = deque(maxlen=_SCORES_KEPT)
+        self._room = 0
         self._mix = [np.zeros(agent.num_states) for agent in self._agents]
         self._fetched = (self._cache.fetched_bytes, self._cache.hits, self._cache.misses)
 
@@ -38,6 +42,7 @@ class Meter:
         self._tokens += int(step.kept.length.sum())
         self._offered += len(step.candidates.length)
         self._offered_tokens += int(step.candidates.length.sum())
+        self._room += step.room
         self._wait_s += wait_s
         self._select_s += step.select_s
         if step.selection is None or step.scores is None:
@@ -57,6 +62,7 @@ class Meter:
             "data/wait(%)": 100 * self._wait_s / elapsed,
             "data/tokens_per_s": self._tokens / elapsed,
             "data/samples": float(self._pieces),
+            "data/padding(%)": 100 * (1 - self._tokens / self._room) if self._room else 0.0,
             "data/pool_fill": self._cache.fill,
             "io/bytes_per_s": (self._cache.fetched_bytes - fetched) / elapsed,
             "io/cache_hit(%)": 100 * hits / max(hits + misses, 1),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a loader: global, equal on all ranks, one opaque leaf.
 
-`{"version": 1, "cursor": text}`; the text is base64 of JSON, so that the state passes unchanged
-through JSON, `weights_only` loads and distributed checkpoints, whose template keeps only keys
-that a fresh object has.
+`{"version": 1, "cursor": text}`; the text is JSON, the table in it base64. One text, so that the
+state passes unchanged through JSON, `weights_only` loads and distributed checkpoints, whose
+template keeps only keys that a fresh object has.
 """
 
 import base64
@@ -25,7 +25,7 @@ def encode(body: Mapping[str, Any], table: np.ndarray) -> dict[str, Any]:
     text = json.dumps(
         {**body, "table": packed, "table_shape": list(table.shape)}, separators=(",", ":")
     )
-    return {"version": VERSION, "cursor": base64.b64encode(text.encode()).decode()}
+    return {"version": VERSION, "cursor": text}
 
 
 def decode(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
@@ -35,7 +35,7 @@ def decode(state: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
             f"state version {state.get('version')!r}: this loader reads version {VERSION}"
         )
     try:
-        body = json.loads(base64.b64decode(state["cursor"], validate=True))
+        body = json.loads(state["cursor"])
         raw = base64.b64decode(body.pop("table"), validate=True)
         table = np.frombuffer(raw, dtype="<i8").reshape(body.pop("table_shape")).astype(np.int64)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:

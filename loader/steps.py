@@ -8,13 +8,15 @@ fetches, scores and packs those of its own slots.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ..triton_kernels import DocumentScores, Selection, document_scores, select
 from ..triton_kernels.dispatch import Implementation
+from ._core import mix64
 from .agents import AgentSet
 from .batches import (
     BatchLayout,
@@ -31,13 +33,15 @@ from .console import Console, Policy
 from .order import Cursor, Pieces, SlotLayout
 from .prefetch import Source
 
+Result = TypeVar("Result", DocumentScores, Selection)
+
 
 @dataclass(frozen=True)
 class Step:
     """A made step: the batch, and what it was made of.
 
-    `table` is the cursor behind this step. `scores`, `selection` and `policy` are None without a
-    console.
+    `table` is the cursor behind this step, `room` the tokens that the local batch can hold.
+    `scores`, `selection` and `policy` are None without a console.
     """
 
     step: int
@@ -50,6 +54,7 @@ class Step:
     selection: Selection | None
     policy: Policy | None
     select_s: float
+    room: int
 
 
 def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
@@ -96,13 +101,13 @@ class StepMaker:
 
     def make(self, step: int) -> Step:
         """Make the step that the cursor stands at."""
-        self._source.prefetch(self.cursor.first_position())
+        self._source.prefetch(self.cursor.next_position, self.cursor.open_positions)
         candidates = self._gather(self.cursor.advance())
         started = time.perf_counter()
         policy = self._console.policy(step) if self._console is not None else None
         scores = selection = None
         if policy is not None:
-            scores, selection = self._select(candidates, policy)
+            scores, selection = self._select(step, candidates, policy)
         chosen = self._chosen(candidates, selection)
         select_s = time.perf_counter() - started
         kept = keep_within(chosen, candidates.length, self._layout)
@@ -112,7 +117,17 @@ class StepMaker:
         sent, copied = self._copy.send(batch)
         table = self.cursor.table.copy()
         return Step(
-            step, sent, copied, table, candidates, kept, scores, selection, policy, select_s
+            step=step,
+            batch=sent,
+            copied=copied,
+            table=table,
+            candidates=candidates,
+            kept=kept,
+            scores=scores,
+            selection=selection,
+            policy=policy,
+            select_s=select_s,
+            room=self._layout.rows * self._layout.row_tokens,
         )
 
     def receive(self, step: Step) -> dict[str, torch.Tensor]:
@@ -131,25 +146,27 @@ class StepMaker:
             self._source.token_dtype,
         )
 
-    def _select(self, candidates: Candidates, policy: Policy) -> tuple[DocumentScores, Selection]:
+    def _select(
+        self, step: int, candidates: Candidates, policy: Policy
+    ) -> tuple[DocumentScores, Selection]:
         assert self._agents is not None
-        how = self._config.implementation
-        scores = score(self._source, self._agents, candidates, policy, how)
+        how, device = self._config.implementation, self._config.device
+        scores = score(self._source, self._agents, candidates, policy, how, device)
         shape = (self._layout.slots, -1)
         selection = select(
             scores.votes.view(*shape, scores.votes.shape[1]),
-            torch.from_numpy(policy.theta),
-            torch.from_numpy(candidates.length.astype(np.int32)).view(shape),
-            torch.from_numpy(candidates.piece_ids()).view(shape),
-            shift=torch.from_numpy(policy.shift),
-            scale=torch.from_numpy(policy.scale),
-            seed=self._config.seed,
+            _tensor(policy.theta, device),
+            _tensor(candidates.length.astype(np.int32), device).view(shape),
+            _tensor(candidates.piece_ids(), device).view(shape),
+            shift=_tensor(policy.shift, device),
+            scale=_tensor(policy.scale, device),
+            seed=mix64(self._config.seed ^ mix64(step)) >> 1,  # noise and ties differ by step
             temperature=policy.temperature,
             max_count=None,
             budget_tokens=self._layout.slot_tokens,
             implementation=how,
         )
-        return scores, selection
+        return _on_cpu(scores), _on_cpu(selection)
 
     def _chosen(self, candidates: Candidates, selection: Selection | None) -> list[np.ndarray]:
         """List each slot's kept candidates in stream order, the one cut to fit last."""
@@ -169,8 +186,12 @@ def score(
     candidates: Candidates,
     policy: Policy,
     implementation: Implementation = "auto",
+    device: str = "cpu",
 ) -> DocumentScores:
-    """Score candidate pieces under a policy: every agent's state and vote."""
+    """Score candidate pieces under a policy: every agent's state and vote.
+
+    On a CUDA device the tokens cross the bus once, as stored, and the Triton kernel runs.
+    """
     columns = {
         agent.column: source.scalars(agent.column, candidates.shard, candidates.row)
         for agent in agents.agents
@@ -178,10 +199,20 @@ def score(
     }
     stored = agents.stored_states(columns, len(candidates.length))
     return document_scores(
-        torch.from_numpy(candidates.tokens),
-        torch.from_numpy(candidates.start),
-        agents.model,
-        agents.tables(policy.memory, policy.theta),
-        torch.from_numpy(stored),
+        _tensor(candidates.tokens, device),
+        _tensor(candidates.start, device),
+        agents.model.to(device),
+        agents.tables(policy.memory, policy.theta).to(device),
+        _tensor(stored, device),
         implementation=implementation,
     )
+
+
+def _tensor(array: np.ndarray, device: str) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def _on_cpu(result: Result) -> Result:
+    """Bring the tensors of a result to the host; waits for the device."""
+    parts = {item.name: getattr(result, item.name).cpu() for item in fields(result)}
+    return replace(result, **parts)

@@ -191,7 +191,7 @@ def report(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of corpus, runs, report.")] = _DEMO_FOLDER,
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 250,
     size: Annotated[str, typer.Option(help="Text in the corpus.")] = "60MB",
 ) -> None:
     """Go the whole way: corpus, agents, three runs, comparison, report."""

@@ -119,7 +119,7 @@ class Trainer:
             return summary
         with self._loader() as loader:
             start = self._restore(loader)
-            self.files.rewind(start)
+            self.files.rewind(start if start else -1)
             self.files.write_run(self._describe(loader))
             self._clock.start()
             if start == 0:
@@ -188,7 +188,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> None:
         started = time.perf_counter()
-        row = {"step": step, "tokens": self._tokens}
+        row: dict[str, float] = {"step": step, "tokens": self._tokens}
         for name, documents in self._eval_sets.items():
             row[name] = evaluate(self.model, documents, seq_len=self.config.data.seq_len).loss
         row["wall_s"] = self._clock.read()["wall"]
@@ -234,6 +234,7 @@ class Trainer:
             budget_bytes=data.budget_mb << 20,
             rank=0,
             world_size=1,
+            device=str(self.device),
             ledger=str(self.files.folder.resolve() / "ledger"),
             storage_options=data.storage_options,
         )
@@ -256,13 +257,14 @@ class Trainer:
         if self.config.data.kind != "console" or self.config.console.mode == "fixed":
             return None
         settings = self.config.feedback
+        published = self.config.console.mode == "published"
         config = FeedbackConfig(
-            reward="cosine" if self.config.console.mode == "published" else "inner",
+            reward="cosine" if published else "inner",
             seq_len=self.config.data.seq_len,
             reference_docs=settings.reference_docs,
             max_reference_tokens=settings.max_reference_tokens,
             max_probe_tokens=settings.max_probe_tokens,
-            baseline_docs=settings.baseline_docs,
+            baseline_docs=0 if published else settings.baseline_docs,
             damping=settings.damping,
             seed=self.config.seed,
         )

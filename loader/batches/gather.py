@@ -28,7 +28,7 @@ class Candidates:
 
     def piece_ids(self) -> np.ndarray:
         """Name each piece by sample and offset: [m] int64, distinct within a step."""
-        return (self.sample_id << 20) ^ self.offset
+        return (self.sample_id << 32) ^ self.offset
 
 
 @dataclass(frozen=True)

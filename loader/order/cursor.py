@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots, strands and the cursor: how far the stream has been read.
+"""Slots, lanes and the cursor: how far the stream has been read.
 
-The global batch is cut into `num_slots` canonical slots. Slot s owns strand s of the order:
-positions s, s + num_slots, s + 2 num_slots, ... A slot reads its strand through `lanes` open
-documents at once, so that one long document never fills a step alone. How far every slot has read
-depends on document lengths only, never on a policy or on the rank; so the cursor is equal on all
-ranks, and any world size that divides `num_slots` reads the same global batches.
+The global batch is cut into `num_slots` canonical slots. A slot reads through `lanes` open
+documents at once, so that one long document never fills a step alone; a lane that has finished
+its document opens the next one of the order. So all slots read the same part of the order at the
+same time, however long their documents are. How far they have read depends on document lengths
+only, never on a policy or on the rank: the cursor is equal on all ranks, and any world size that
+divides `num_slots` reads the same global batches.
 """
 
 from collections.abc import Callable
@@ -67,8 +68,18 @@ class Pieces:
     length: np.ndarray
 
 
+def new_table(layout: SlotLayout) -> np.ndarray:
+    """Return the table of a cursor that has read nothing."""
+    table = np.zeros((1 + layout.num_slots * layout.lanes, 2), dtype=np.int64)
+    table[1:, 0] = -1
+    return table
+
+
 class Cursor:
-    """The cursor of every slot: [num_slots, 1 + 2 lanes] int64, advanced one step at a time.
+    """How far the stream has been read: the next document, and what each lane has open.
+
+    `table` is [1 + num_slots * lanes, 2] int64: first (next position, 0), then, slot after slot,
+    (position, offset) of each lane's open document, position -1 where a lane is free.
 
     Args:
         layout: How the global batch is cut.
@@ -78,9 +89,8 @@ class Cursor:
     def __init__(self, layout: SlotLayout, lengths: Lengths) -> None:
         self.layout = layout
         self._lengths = lengths
-        self.table = np.zeros((layout.num_slots, 1 + 2 * layout.lanes), dtype=np.int64)
-        self.table[:, 1::2] = -1
-        self._ahead = layout.num_candidates or 2 * layout.lanes
+        self.table = new_table(layout)
+        self._ahead = 2 * layout.num_slots * layout.lanes
 
     def load(self, table: np.ndarray) -> None:
         """Continue from a saved table; StateError if its shape does not fit."""
@@ -91,10 +101,16 @@ class Cursor:
             )
         self.table = np.ascontiguousarray(table, dtype=np.int64)
 
-    def first_position(self) -> int:
-        """Return the smallest position of the order that may still be read."""
-        nexts = self.table[:, 0] * self.layout.num_slots + np.arange(self.layout.num_slots)
-        return int(nexts.min())
+    @property
+    def next_position(self) -> int:
+        """The position of the next document that a lane opens."""
+        return int(self.table[0, 0])
+
+    @property
+    def open_positions(self) -> np.ndarray:
+        """The positions of the open documents: [k] int64."""
+        positions = self.table[1:, 0]
+        return positions[positions >= 0]
 
     def advance(self) -> Pieces:
         """Cut one step of all slots and move on."""
@@ -102,35 +118,43 @@ class Cursor:
             parts = self._cut(table := self.table.copy())
             if parts is not None:
                 self.table = table
-                return self._join(parts)
+                return _join(parts)
             self._ahead *= 2
-        raise StateError(f"a slot met {_AHEAD_LIMIT} documents without a token in a row")
+        raise StateError(f"{_AHEAD_LIMIT} documents in a row hold no token")
 
     def _cut(self, table: np.ndarray) -> list[_Part] | None:
-        """Advance every row of `table`; None when a strand was not looked into far enough."""
+        """Advance `table`; None when the order was not looked into far enough."""
         layout = self.layout
-        slots = np.arange(layout.num_slots, dtype=np.int64)[:, None]
-        ahead = table[:, :1] + np.arange(self._ahead, dtype=np.int64)
-        ahead_lengths = self._lengths_of(ahead * layout.num_slots + slots)
-        lanes = np.where(table[:, 1::2] >= 0, table[:, 1::2], 0)
-        lane_lengths = self._lengths_of(lanes * layout.num_slots + slots)
+        first = int(table[0, 0])
+        ahead = self._lengths(np.arange(first, first + self._ahead, dtype=np.int64))
+        lane_lengths = self._lane_lengths(table[1:, 0])
         parts: list[_Part] = []
         for slot in range(layout.num_slots):
-            strand = (table[slot], lane_lengths[slot], ahead_lengths[slot])
+            lanes = slice(slot * layout.lanes, (slot + 1) * layout.lanes)
+            open_documents = table[1:][lanes]
+            cursor = np.concatenate([table[0, :1], open_documents.reshape(-1)])
+            strand = (cursor, lane_lengths[lanes], ahead[int(table[0, 0]) - first :])
             if layout.num_candidates is None:
                 part = fill(*strand, layout.row_tokens)
             else:
                 part = offer(*strand, layout.num_candidates, layout.row_tokens)
             if part is None:
                 return None
+            table[0, 0] = cursor[0]
+            open_documents[:] = cursor[1:].reshape(-1, 2)
             parts.append(cast(_Part, part))
         return parts
 
-    def _lengths_of(self, positions: np.ndarray) -> np.ndarray:
-        return self._lengths(positions.reshape(-1)).reshape(positions.shape)
+    def _lane_lengths(self, positions: np.ndarray) -> np.ndarray:
+        """Return the tokens of each lane's open document, 0 where a lane is free."""
+        lengths = np.zeros(len(positions), dtype=np.int64)
+        is_open = positions >= 0
+        if is_open.any():
+            lengths[is_open] = self._lengths(positions[is_open])
+        return lengths
 
-    def _join(self, parts: list[_Part]) -> Pieces:
-        slots = [np.full(len(part[0]), slot, dtype=np.int64) for slot, part in enumerate(parts)]
-        slot = np.concatenate(slots)
-        position, offset, length = (np.concatenate([p[i] for p in parts]) for i in range(3))
-        return Pieces(slot, position * self.layout.num_slots + slot, offset, length)
+
+def _join(parts: list[_Part]) -> Pieces:
+    slots = [np.full(len(part[0]), slot, dtype=np.int64) for slot, part in enumerate(parts)]
+    position, offset, length = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Pieces(np.concatenate(slots), position, offset, length)

@@ -73,6 +73,13 @@ class Ahead(Generic[Item]):
             self._changed.notify_all()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """Stop without waiting; the thread ends behind the step it is at."""
+        self._closed = True
+        if self._changed.acquire(blocking=False):
+            self._changed.notify_all()
+            self._changed.release()
+
     def _first(self) -> Item:
         if not self._made:
             raise RuntimeError("the loader was closed while a batch was asked for")

@@ -8,10 +8,10 @@ Thread-safe; `close()` joins the threads.
 """
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FetchTimeoutError
 
 from ..errors import ConfigError, StorageError
 from ..shards import Shard, ShardInfo
@@ -22,6 +22,10 @@ _FETCH_DEADLINE_S = 600.0
 def footprint(info: ShardInfo) -> int:
     """Return the bytes a shard takes while it is fetched: as stored and, if compressed, as read."""
     return info.raw_bytes + info.zip_bytes
+
+
+def _has_failed(future: Future[Shard]) -> bool:
+    return future.done() and future.exception() is not None
 
 
 class ShardCache:
@@ -50,7 +54,6 @@ class ShardCache:
         self._held_bytes = 0
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="moot-fetch")
         self.hits = self.misses = self.fetched_bytes = 0
-        self.wait_s = 0.0
 
     @property
     def fill(self) -> float:
@@ -76,11 +79,8 @@ class ShardCache:
             ConfigError: The shards of one step do not fit into the budget together.
             StorageError, ShardError: A fetch failed.
         """
-        started = time.perf_counter()
         futures = [self._demand(shard_id, shard_ids) for shard_id in shard_ids]
-        shards = [self._result(shard_id, f) for shard_id, f in zip(shard_ids, futures, strict=True)]
-        self.wait_s += time.perf_counter() - started
-        return shards
+        return [self._result(shard_id, f) for shard_id, f in zip(shard_ids, futures, strict=True)]
 
     def close(self) -> None:
         """Stop fetching, join the threads and let go of all shards."""
@@ -89,16 +89,23 @@ class ShardCache:
             self._held.clear()
             self._held_bytes = 0
 
+    def abandon(self) -> None:
+        """Stop fetching without waiting for what is under way."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._held.clear()
+
     def _demand(self, shard_id: int, keep: Sequence[int]) -> Future[Shard]:
         while True:
             with self._lock:
+                if shard_id in self._held and _has_failed(self._held[shard_id]):
+                    self._drop(shard_id)  # fetched ahead of time, in vain: try again
                 is_held = shard_id in self._held
                 if is_held or self._admit(shard_id, keep):
                     self.hits += is_held
                     self.misses += not is_held
                     self._held.move_to_end(shard_id)
                     return self._held[shard_id]
-                others = [f for i, f in self._held.items() if i not in keep and not f.done()]
+                others = [future for i, future in self._held.items() if i not in keep]
             if not others:
                 raise self._too_small(keep)
             wait(others)  # fetched ahead of time; once there, they can make room
@@ -133,7 +140,7 @@ class ShardCache:
     def _result(self, shard_id: int, future: Future[Shard]) -> Shard:
         try:
             return future.result(timeout=_FETCH_DEADLINE_S)
-        except TimeoutError:
+        except FetchTimeoutError:  # not the builtin one before Python 3.11
             raise StorageError(
                 f"shard {self._infos[shard_id].basename}: no answer in {_FETCH_DEADLINE_S:.0f} s"
             ) from None

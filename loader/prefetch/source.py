@@ -10,6 +10,8 @@ from ..corpus import Corpus
 from ..order import Order
 from .cache import ShardCache
 
+_SHARDS_MEASURED = 4
+
 
 class Source:
     """A corpus with its order and its shard cache: where documents come from."""
@@ -36,21 +38,30 @@ class Source:
             lengths[chosen] = self._shard_lengths(shard_id)[rows[chosen]]
         return lengths
 
-    def prefetch(self, position: int) -> None:
-        """Start fetching what reading from `position` on will touch."""
-        self.cache.prefetch(self.order.shards_from(position, 2 * self.order.window_shards))
+    def prefetch(self, position: int, open_positions: np.ndarray) -> None:
+        """Start fetching what the open documents, and reading from `position` on, will touch."""
+        held, _ = self.order.locate(open_positions)
+        ahead = self.order.shards_from(position, 2 * self.order.window_shards)
+        self.cache.prefetch(list(dict.fromkeys([*held.tolist(), *ahead])))
+
+    def close(self) -> None:
+        """Join all threads and let go of the shards."""
+        self.cache.close()
+        self.corpus.close()
 
     def mean_piece_tokens(self, piece_tokens: int) -> float:
-        """Return the mean length of the pieces of the first shard that has any."""
-        for shard_id in range(len(self.corpus.shards)):
-            lengths = self._shard_lengths(shard_id)
-            if lengths.any():
-                return float(lengths.sum() / np.ceil(lengths / piece_tokens).sum())
-        return 0.0
+        """Return the mean length of the pieces of a few shards, evenly spaced over the corpus."""
+        num_shards = len(self.corpus.shards)
+        some = np.linspace(0, num_shards - 1, min(_SHARDS_MEASURED, num_shards)).astype(int)
+        lengths = np.concatenate([self._shard_lengths(i) for i in np.unique(some).tolist()])
+        pieces = np.ceil(lengths / piece_tokens).sum()
+        return float(lengths.sum() / pieces) if pieces else 0.0
 
     def _shard_lengths(self, shard_id: int) -> np.ndarray:
         with self._lock:
             known = self._lengths.get(shard_id)
+            if known is not None:
+                self._lengths.move_to_end(shard_id)
         if known is not None:
             return known
         (shard,) = self.cache.get([shard_id])

@@ -13,6 +13,7 @@ import numpy as np
 from ..agents import AgentSet
 from ..batches.gather import Candidates, Place, gather_candidates
 from ..console import Policy
+from ..errors import ConfigError
 from ..prefetch import Source
 from ..steps import score
 from .stratify import stratify
@@ -59,6 +60,11 @@ def draw_probes(
     """Draw the probes of a refresh."""
     rng = np.random.default_rng([plan.seed, refresh])
     pool = _draw_pool(source, plan, rng)
+    if len(pool.length) < plan.num_probes:
+        raise ConfigError(
+            f"num_probes is {plan.num_probes}, but only {len(pool.length)} pieces were found in "
+            f"the shards of refresh {refresh}: lower num_probes or raise window_shards"
+        )
     states = score(source, agents, pool, policy).states.numpy()
     cells = agents.cells(states)
     chosen, weights, agent_of = stratify(
@@ -84,7 +90,8 @@ def _draw_pool(source: Source, plan: ProbePlan, rng: np.random.Generator) -> Can
     """Draw pieces evenly: documents of a few shards, then pieces of those documents."""
     corpus = source.corpus
     num_pieces = plan.num_probes * _POOL_PER_PROBE
-    num_shards = min(2 * source.order.window_shards, len(corpus.shards))  # fits the budget
+    filled = int(np.count_nonzero(corpus.samples_per_shard))
+    num_shards = min(2 * source.order.window_shards, filled)  # fits the budget
     share = corpus.samples_per_shard / corpus.num_samples
     picked = rng.choice(len(share), size=num_shards, replace=False, p=share)
     weight = corpus.samples_per_shard[picked] / corpus.samples_per_shard[picked].sum()

@@ -110,7 +110,7 @@ def test_offering_takes_a_fixed_number_and_skips_empty_documents(seed, lanes):
     lengths[::7] = 0
     layout = SlotLayout(num_slots=2, rows_per_slot=4, row_tokens=64, lanes=lanes, num_candidates=12)
     cursor = Cursor(layout, fixed_lengths(lengths))
-    read = {}
+    read, owner = {}, {}
     for _ in range(8):
         pieces = cursor.advance()
         assert np.bincount(pieces.slot).tolist() == [12, 12]
@@ -118,7 +118,8 @@ def test_offering_takes_a_fixed_number_and_skips_empty_documents(seed, lanes):
         for position, offset, length in zip(
             pieces.position, pieces.offset, pieces.length, strict=True
         ):
-            assert position % 2 == pieces.slot[pieces.position == position][0]
+            slots = pieces.slot[pieces.position == position]
+            assert (slots == owner.setdefault(position, slots[0])).all(), "one slot a document"
             assert read.get(position, 0) == offset
             read[position] = offset + length
             assert length == 64 or read[position] == lengths[position % 300]
@@ -139,12 +140,12 @@ def test_a_loaded_cursor_goes_on_equally():
 def test_cursor_refuses_a_table_of_another_shape():
     layout = SlotLayout(num_slots=3, rows_per_slot=4, row_tokens=50, lanes=4)
     with pytest.raises(StateError, match="num_slots"):
-        Cursor(layout, fixed_lengths(random_lengths(10))).load(np.zeros((2, 9), np.int64))
+        Cursor(layout, fixed_lengths(random_lengths(10))).load(np.zeros((9, 2), np.int64))
 
 
 def test_a_corpus_without_tokens_is_an_error_not_a_hang():
     layout = SlotLayout(num_slots=1, rows_per_slot=1, row_tokens=8, lanes=1)
-    with pytest.raises(StateError, match="without a token"):
+    with pytest.raises(StateError, match="hold no token"):
         Cursor(layout, fixed_lengths(np.zeros(5))).advance()
 
 
@@ -160,3 +161,17 @@ def test_default_slots_leave_four_rows():
     ]
     with pytest.raises(ConfigError):
         SlotLayout(num_slots=0, rows_per_slot=1, row_tokens=1, lanes=1)
+
+
+def test_slots_read_the_same_part_of_the_order_however_long_documents_are():
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(4, 1.5, 5000).astype(int), 1, 2000)
+    layout = SlotLayout(num_slots=8, rows_per_slot=4, row_tokens=32, lanes=4, num_candidates=32)
+    cursor = Cursor(layout, fixed_lengths(lengths))
+    spread = []
+    for _ in range(600):
+        pieces = cursor.advance()
+        heads = [pieces.position[pieces.slot == slot].max() for slot in range(8)]
+        spread.append(max(heads) - min(heads))
+    assert cursor.next_position > 20_000
+    assert max(spread[300:]) <= 2 * max(spread[:300]), "the spread does not grow with steps"

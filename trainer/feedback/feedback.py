@@ -56,7 +56,8 @@ class FeedbackConfig:
     """Share of each tensor's root mean second moment added to Adam's denominator; 0: exactly P."""
     baseline_docs: int = 0
     """Probes, drawn anew for each refresh, whose mean gradient is taken out of the reference
-    gradient (`reference.without_baseline`); 0: the plain inner product. Not for "cosine"."""
+    gradient (`reference.without_baseline`), an estimate of the pool's; 0: the plain inner product.
+    The published reward, "cosine", has none."""
     seed: int = 0
     """Seed of the drawing of reference documents, with the refresh number."""
 
@@ -65,7 +66,12 @@ class FeedbackConfig:
         if self.reward not in ("inner", "cosine"):
             raise ConfigError(f'feedback.reward is {self.reward!r}; take "inner" or "cosine"')
         floors = {"rows_per_pass": 1, "seq_len": 2, "reference_docs": 1}
-        floors |= {"max_reference_tokens": 2, "max_probe_tokens": 2, "damping": 0}
+        floors |= {
+            "baseline_docs": 0,
+            "max_reference_tokens": 2,
+            "max_probe_tokens": 2,
+            "damping": 0,
+        }
         for name, floor in floors.items():
             value = getattr(self, name)
             if value is not None and value < floor:

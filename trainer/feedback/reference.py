@@ -120,7 +120,7 @@ def without_baseline(
     base_directions: dict[nn.Parameter, Tensor],
     baseline: ReferenceGradient,
 ) -> dict[nn.Parameter, Tensor]:
-    """Return P g_ref minus its part along P g, where g is the gradient of what the pool offers.
+    """Return P g_ref minus its part along P g, g the mean gradient of some of the probes.
 
     Adam's step has a length of its own: more of what every document asks for moves the model no
     further. To first order, a share e of document x in a step of fixed length along P g changes
