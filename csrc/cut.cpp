@@ -11,10 +11,10 @@ namespace {
 /// One slot's cursor while it is being advanced; written back only when the whole step succeeded.
 class Walk {
  public:
-  explicit Walk(const Strand& strand)
-      : strand_(strand),
-        cursor_(strand.cursor.begin(), strand.cursor.end()),
-        lengths_(strand.lane_lengths.begin(), strand.lane_lengths.end()) {}
+  explicit Walk(const Slot& slot)
+      : slot_(slot),
+        cursor_(slot.cursor.begin(), slot.cursor.end()),
+        lengths_(slot.lane_lengths.begin(), slot.lane_lengths.end()) {}
 
   std::size_t lanes() const { return lengths_.size(); }
 
@@ -23,11 +23,11 @@ class Walk {
     std::int64_t& position = cursor_[1 + 2 * lane];
     std::int64_t& offset = cursor_[2 + 2 * lane];
     while (position < 0 || offset >= lengths_[lane]) {
-      const auto taken = static_cast<std::size_t>(cursor_[0] - strand_.cursor[0]);
-      if (taken >= strand_.ahead.size()) return false;
+      const auto taken = static_cast<std::size_t>(cursor_[0] - slot_.cursor[0]);
+      if (taken >= slot_.ahead.size()) return false;
       position = cursor_[0]++;
       offset = 0;
-      lengths_[lane] = strand_.ahead[taken];
+      lengths_[lane] = slot_.ahead[taken];
     }
     return true;
   }
@@ -51,11 +51,11 @@ class Walk {
         cursor_[2 + 2 * lane] = 0;
       }
     }
-    std::copy(cursor_.begin(), cursor_.end(), strand_.cursor.begin());
+    std::copy(cursor_.begin(), cursor_.end(), slot_.cursor.begin());
   }
 
  private:
-  Strand strand_;
+  Slot slot_;
   std::vector<std::int64_t> cursor_;
   std::vector<std::int64_t> lengths_;
 };
@@ -68,8 +68,8 @@ void shrink(Pieces& pieces, std::size_t size) {
 
 }  // namespace
 
-bool offer(Strand strand, std::int64_t num_pieces, std::int64_t piece_tokens, Pieces& out) {
-  Walk walk(strand);
+bool offer(Slot slot, std::int64_t num_pieces, std::int64_t piece_tokens, Pieces& out) {
+  Walk walk(slot);
   const std::size_t start = out.length.size();
   for (std::int64_t i = 0; i < num_pieces; ++i) {
     const std::size_t lane = static_cast<std::size_t>(i) % walk.lanes();
@@ -83,8 +83,8 @@ bool offer(Strand strand, std::int64_t num_pieces, std::int64_t piece_tokens, Pi
   return true;
 }
 
-bool fill(Strand strand, std::int64_t row_tokens, Pieces& out) {
-  Walk walk(strand);
+bool fill(Slot slot, std::int64_t row_tokens, Pieces& out) {
+  Walk walk(slot);
   const std::size_t start = out.length.size();
   for (std::size_t lane = 0; lane < walk.lanes(); ++lane) {
     for (std::int64_t room = row_tokens; room > 0;) {

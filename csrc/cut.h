@@ -21,7 +21,7 @@ struct Pieces {
 };
 
 /// What a slot reads from: its cursor and the lengths (tokens) of the documents it may touch.
-struct Strand {
+struct Slot {
   std::span<std::int64_t> cursor;              ///< 1 + 2 * lanes, advanced in place on success
   std::span<const std::int64_t> lane_lengths;  ///< length of each lane's open document
   std::span<const std::int64_t> ahead;         ///< lengths of the documents from cursor[0] on
@@ -29,11 +29,11 @@ struct Strand {
 
 /// Appends exactly `num_pieces` pieces of at most `piece_tokens` tokens, lane after lane. Returns
 /// false, the cursor and `out` unchanged, when `ahead` is too short. Empty documents are passed over.
-bool offer(Strand strand, std::int64_t num_pieces, std::int64_t piece_tokens, Pieces& out);
+bool offer(Slot slot, std::int64_t num_pieces, std::int64_t piece_tokens, Pieces& out);
 
 /// Appends pieces that fill one row of `row_tokens` tokens a lane, to the last token. Returns false
 /// as above.
-bool fill(Strand strand, std::int64_t row_tokens, Pieces& out);
+bool fill(Slot slot, std::int64_t row_tokens, Pieces& out);
 
 /// The three outputs of `pack`, each `rows * row_tokens` long.
 struct Rows {

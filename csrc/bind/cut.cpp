@@ -28,7 +28,7 @@ Owned to_numpy(std::vector<std::int64_t>&& values) {
   return Owned(data, {size}, capsule);
 }
 
-moot::Strand strand(const Int64s& cursor, const ConstInt64s& lanes, const ConstInt64s& ahead) {
+moot::Slot slot(const Int64s& cursor, const ConstInt64s& lanes, const ConstInt64s& ahead) {
   if (lanes.size() == 0 || cursor.size() != 1 + 2 * lanes.size()) {
     throw nb::value_error("a cursor holds 1 + 2 * lanes integers, lanes >= 1");
   }
@@ -46,14 +46,14 @@ nb::object offer(Int64s cursor, ConstInt64s lanes, ConstInt64s ahead, std::int64
                  std::int64_t piece_tokens) {
   if (num_pieces < 0 || piece_tokens < 1) throw nb::value_error("piece_tokens must be positive");
   moot::Pieces pieces;
-  const bool enough = moot::offer(strand(cursor, lanes, ahead), num_pieces, piece_tokens, pieces);
+  const bool enough = moot::offer(slot(cursor, lanes, ahead), num_pieces, piece_tokens, pieces);
   return pieces_or_none(enough, std::move(pieces));
 }
 
 nb::object fill(Int64s cursor, ConstInt64s lanes, ConstInt64s ahead, std::int64_t row_tokens) {
   if (row_tokens < 1) throw nb::value_error("row_tokens must be positive");
   moot::Pieces pieces;
-  const bool enough = moot::fill(strand(cursor, lanes, ahead), row_tokens, pieces);
+  const bool enough = moot::fill(slot(cursor, lanes, ahead), row_tokens, pieces);
   return pieces_or_none(enough, std::move(pieces));
 }
 
@@ -93,7 +93,7 @@ void pack(nb::ndarray<nb::c_contig, nb::device::cpu> tokens, ConstInt64s source,
 void bind_cut(nb::module_& m) {
   m.def("offer", &offer, nb::arg("cursor").noconvert(), nb::arg("lane_lengths"), nb::arg("ahead"),
         nb::arg("num_pieces"), nb::arg("piece_tokens"),
-        "Cut the next num_pieces pieces of a strand; None when `ahead` is too short.");
+        "Cut the next num_pieces pieces of a slot; None when `ahead` is too short.");
   m.def("fill", &fill, nb::arg("cursor").noconvert(), nb::arg("lane_lengths"), nb::arg("ahead"),
         nb::arg("row_tokens"),
         "Cut pieces that fill one row a lane; None when `ahead` is too short.");

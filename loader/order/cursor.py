@@ -133,11 +133,11 @@ class Cursor:
             lanes = slice(slot * layout.lanes, (slot + 1) * layout.lanes)
             open_documents = table[1:][lanes]
             cursor = np.concatenate([table[0, :1], open_documents.reshape(-1)])
-            strand = (cursor, lane_lengths[lanes], ahead[int(table[0, 0]) - first :])
+            reading = (cursor, lane_lengths[lanes], ahead[int(table[0, 0]) - first :])
             if layout.num_candidates is None:
-                part = fill(*strand, layout.row_tokens)
+                part = fill(*reading, layout.row_tokens)
             else:
-                part = offer(*strand, layout.num_candidates, layout.row_tokens)
+                part = offer(*reading, layout.num_candidates, layout.row_tokens)
             if part is None:
                 return None
             table[0, 0] = cursor[0]

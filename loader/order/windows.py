@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core import mix64, permute
 
-_EPOCHS_KEPT = 2  # strands of one step straddle two epochs at most
+_EPOCHS_KEPT = 2  # the documents of one step straddle two epochs at most
 
 
 @dataclass(frozen=True)
