@@ -44,7 +44,7 @@ def mix64(word: int) -> int:
 
 def offer(cursor: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], lane_lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], ahead: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], num_pieces: int, piece_tokens: int) -> object:
     """
-    Cut the next num_pieces pieces of a strand; None when `ahead` is too short.
+    Cut the next num_pieces pieces of a slot; None when `ahead` is too short.
     """
 
 def fill(cursor: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], lane_lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], ahead: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], row_tokens: int) -> object:
