@@ -128,7 +128,9 @@ def main():
                 Path(config_of(args.work, "console", args.seeds[0], args.steps).out) / "run.json"
             ).read_text()
         )
-        facts = {key: info[key] for key in ("versions", "machine", "parameters", "config")}
+        facts = {key: info[key] for key in ("versions", "machine", "parameters")}
+        facts["settings"] = {key: info["config"][key] for key in ("model", "train", "console")}
+        facts["settings"]["feedback"] = info["config"]["feedback"]
         for row in rows:
             row["evals"] = {key: values.tolist() for key, values in row["evals"].items()}
         whole = {"facts": facts, "runs": rows}
