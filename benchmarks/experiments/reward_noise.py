@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do rewards say something about documents, or about the reference documents that were drawn?
 
-Run: python benchmarks/experiments/reward_noise.py RUN [--probes 300] [--draws 3] [--out FILE.json]
+Run: python benchmarks/experiments/reward_noise.py RUN [--probes 300] [--draws 1] [--out FILE.json]
 RUN is a console run of the reference trainer on a corpus of `moot corpus local`. At each of its
 checkpoints, probes are drawn as the loader draws them and rewarded twice, along the gradients of
 either half of the reference set (even and odd documents; baselines drawn apart). Rewards are
@@ -174,7 +174,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--probes", type=int, default=300)
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result = measure(args.run, args)
