@@ -355,8 +355,9 @@ class Loader(DataLoader[Batch]):
         assert config.ledger is not None
         if self._ledger is None:
             rank, world_size = config.ranks
+            self._ledger_store = open_store(config.ledger, config.storage_options)
             self._ledger = Ledger(
-                open_store(config.ledger, config.storage_options),
+                self._ledger_store,
                 config.flush_steps,
                 attempt=config.attempt,
                 rank=rank,
@@ -367,6 +368,7 @@ class Loader(DataLoader[Batch]):
     def _close_ledger(self) -> None:
         if self._ledger is not None:
             self._ledger.close()
+            self._ledger_store.close()
             self._ledger = None
 
     def _epoch(self) -> float:

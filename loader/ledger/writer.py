@@ -49,9 +49,6 @@ class PartStore(Protocol):
     def list(self, prefix: str = "") -> list[str]:
         """Names of the objects below the prefix."""
 
-    def close(self) -> None:
-        """Let go of connections and threads."""
-
 
 def part_name(family: str, first: int, last: int, attempt: int, rank: int, part: int) -> str:
     """Name a part: family, first and last step, attempt, rank, running number."""
@@ -141,9 +138,8 @@ class Ledger:
         self._steps, self._probes, self._credited = [], [], []
 
     def close(self) -> None:
-        """Publish what waits and close the store. The ledger may be closed twice."""
+        """Publish what waits. The ledger may be closed twice; the store is its owner's to close."""
         self.flush()
-        self.store.close()
 
     def _publish(self, family: str, first: int, last: int, table: "pyarrow.Table") -> None:
         import pyarrow.parquet as pq
