@@ -4,8 +4,8 @@
 `iter()` is cheap and goes on where the stream stands. `state_dict()` is small, equal on all ranks
 and exact at any step; `load_state_dict()` takes effect at the next `iter()`. With a console the
 trainer also answers `refresh_due()` with `probes()` and `credit()`. One thread makes batches
-ahead, a few fetch shards; `close()` joins them. Not thread-safe: one consumer. Source:
-docs/architecture.md for the contract with trainers.
+ahead, a few fetch shards; `close()` joins them. Not thread-safe: one consumer.
+Source: docs/architecture.md, "How one step comes about".
 """
 
 import time

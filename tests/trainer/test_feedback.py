@@ -204,11 +204,14 @@ def test_a_preconditioned_step_on_a_probe_lowers_the_reference_loss_by_its_rewar
         assert lowered == pytest.approx(reward, rel=1e-3)
 
 
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_cosine_rewards_equal_autograd(tied):
     model, optimizer = make_model(tied=tied)
     parameters = list(model.parameters())
-    flat = lambda gradients: torch.cat([g.flatten() for g in gradients])  # noqa: E731
     g_ref = flat(torch.autograd.grad(mean_loss(model, REFERENCE), parameters))
     expected = []
     for probe in PROBES:
@@ -259,9 +262,12 @@ class Noisy(nn.Module):
         return self.head(self.dropout(self.norm(self.embedding(input_ids))))
 
 
+def bits(tensor):
+    return None if tensor is None else (tensor.dtype, tensor.detach().numpy().tobytes())
+
+
 def snapshot(model, optimizer):
     """Everything that a measurement must not change, as comparable values."""
-    bits = lambda t: None if t is None else (t.dtype, t.detach().numpy().tobytes())  # noqa: E731
     state = {
         (i, key): bits(value) if torch.is_tensor(value) else value
         for i, p in enumerate(model.parameters())
