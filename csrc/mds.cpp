@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mds.h"
 
-#include <array>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -13,43 +12,6 @@ static_assert(std::endian::native == std::endian::little, "MDS is read in place:
 namespace {
 
 constexpr std::uint64_t kWord = sizeof(std::uint32_t);
-
-struct DtypeName {
-  std::string_view name;
-  Dtype dtype;
-};
-constexpr std::array<DtypeName, 11> kDtypes = {{{"uint8", Dtype::u8}, {"int8", Dtype::i8},
-    {"uint16", Dtype::u16}, {"int16", Dtype::i16}, {"float16", Dtype::f16}, {"uint32", Dtype::u32},
-    {"int32", Dtype::i32}, {"float32", Dtype::f32}, {"uint64", Dtype::u64}, {"int64", Dtype::i64},
-    {"float64", Dtype::f64}}};
-
-bool find_dtype(std::string_view name, Dtype& found) {
-  for (const DtypeName& known : kDtypes) {
-    if (known.name != name) continue;
-    found = known.dtype;
-    return true;
-  }
-  return false;
-}
-
-bool find_dtype(std::uint8_t code, Dtype& found) {
-  for (const DtypeName& known : kDtypes) {
-    if (static_cast<std::uint8_t>(known.dtype) != code) continue;
-    found = known.dtype;
-    return true;
-  }
-  return false;
-}
-
-std::string_view dtype_name(Dtype dtype) {
-  for (const DtypeName& known : kDtypes) {
-    if (known.dtype == dtype) return known.name;
-  }
-  return "?";
-}
-
-// The kind in the low bits of the format's code: 0 unsigned, 1 signed, 2 floating.
-int dtype_family(Dtype dtype) { return static_cast<int>(dtype) & 3; }
 
 // The product of dimensions written "2,3,4"; 0 where it is not that or exceeds 32 bits.
 std::uint64_t static_count(std::string_view dims) {
@@ -72,99 +34,7 @@ std::uint64_t static_count(std::string_view dims) {
   return count;
 }
 
-template <typename From, typename To>
-void copy_elements(const std::uint8_t* from, std::uint8_t* to, std::size_t count) {
-  if constexpr (std::is_same_v<From, To>) {
-    std::memcpy(to, from, count * sizeof(To));
-  } else {
-    for (std::size_t i = 0; i < count; ++i) {
-      From value;
-      std::memcpy(&value, from + i * sizeof(From), sizeof(From));
-      const To wide = static_cast<To>(value);
-      std::memcpy(to + i * sizeof(To), &wide, sizeof(To));
-    }
-  }
-}
-
-using Copy = void (*)(const std::uint8_t*, std::uint8_t*, std::size_t);
-
-template <typename To>
-Copy copy_from(Dtype from) {
-  switch (from) {
-    case Dtype::u8: return copy_elements<std::uint8_t, To>;
-    case Dtype::i8: return copy_elements<std::int8_t, To>;
-    case Dtype::u16: return copy_elements<std::uint16_t, To>;
-    case Dtype::i16: return copy_elements<std::int16_t, To>;
-    case Dtype::u32: return copy_elements<std::uint32_t, To>;
-    case Dtype::i32: return copy_elements<std::int32_t, To>;
-    default: return nullptr;
-  }
-}
-
-Copy copy_same(std::size_t bytes) {
-  switch (bytes) {
-    case 1: return copy_elements<std::uint8_t, std::uint8_t>;
-    case 2: return copy_elements<std::uint16_t, std::uint16_t>;
-    case 4: return copy_elements<std::uint32_t, std::uint32_t>;
-    default: return copy_elements<std::uint64_t, std::uint64_t>;
-  }
-}
-
-// The copy for a pair of types that `widens` allows.
-Copy copy_of(Dtype from, Dtype to) {
-  if (from == to) return copy_same(dtype_bytes(to));
-  switch (to) {
-    case Dtype::u16: return copy_from<std::uint16_t>(from);
-    case Dtype::i16: return copy_from<std::int16_t>(from);
-    case Dtype::u32: return copy_from<std::uint32_t>(from);
-    case Dtype::i32: return copy_from<std::int32_t>(from);
-    case Dtype::u64: return copy_from<std::uint64_t>(from);
-    case Dtype::i64: return copy_from<std::int64_t>(from);
-    default: return nullptr;
-  }
-}
-
-struct Piece {
-  const std::uint8_t* from;
-  std::size_t count;
-  Copy copy;
-};
-
-Piece locate(const Source& source, const PieceList& pieces, std::size_t i, Dtype out_dtype) {
-  const MdsLayout& layout = *source.layout;
-  if (pieces.row[i] < 0) {
-    throw std::invalid_argument("piece " + std::to_string(i) + ": a row may not be negative");
-  }
-  const auto row = static_cast<std::uint64_t>(pieces.row[i]);
-  const Elements elements = layout.elements(row, source.column);
-  const std::int64_t start = pieces.start[i];
-  const std::int64_t stop = pieces.stop[i];
-  if (start < 0 || stop < start || stop > static_cast<std::int64_t>(elements.count)) {
-    layout.fault(row, "elements " + std::to_string(start) + " to " + std::to_string(stop) +
-                          " were asked for, it has " + std::to_string(elements.count));
-  }
-  if (!widens(elements.dtype, out_dtype)) {
-    layout.fault(row, "holds " + std::string(dtype_name(elements.dtype)) + ", which " +
-                          std::string(dtype_name(out_dtype)) + " cannot hold");
-  }
-  const std::uint64_t skipped = static_cast<std::uint64_t>(start) * dtype_bytes(elements.dtype);
-  return {layout.data() + elements.offset + skipped, static_cast<std::size_t>(stop - start),
-          copy_of(elements.dtype, out_dtype)};
-}
-
 }  // namespace
-
-std::size_t dtype_bytes(Dtype dtype) {
-  const auto bits = static_cast<std::size_t>(dtype) & ~std::size_t{7};
-  return bits / 8;
-}
-
-bool widens(Dtype from, Dtype to) {
-  if (from == to) return true;
-  const bool integers = dtype_family(from) != 2 && dtype_family(to) != 2;
-  const bool keeps_sign = dtype_family(from) == 0 || dtype_family(to) == 1;
-  return integers && keeps_sign && dtype_bytes(from) < dtype_bytes(to);
-}
 
 MdsLayout::Reading MdsLayout::reading(const MdsColumn& column) {
   const std::string_view encoding = column.encoding;
@@ -277,7 +147,7 @@ ByteRange MdsLayout::cell(std::uint64_t row, std::size_t column) const {
   return found;
 }
 
-Elements MdsLayout::shaped(std::uint64_t row, ByteRange cell, Dtype dtype) const {
+MdsLayout::Found MdsLayout::shaped(std::uint64_t row, ByteRange cell, Dtype dtype) const {
   if (cell.begin == cell.end) fault(row, "an array without a shape");
   const std::uint8_t head = bytes_[cell.begin];
   const std::uint64_t dim_bytes = std::uint64_t{1} << (head & 3);
@@ -300,7 +170,7 @@ Elements MdsLayout::shaped(std::uint64_t row, ByteRange cell, Dtype dtype) const
   return {values, static_cast<std::uint32_t>(count), dtype};
 }
 
-Elements MdsLayout::elements(std::uint64_t row, std::size_t column) const {
+MdsLayout::Found MdsLayout::find(std::uint64_t row, std::size_t column) const {
   ByteRange found = cell(row, column);
   const Reading& reading = readings_[column];
   Dtype dtype = reading.dtype;
@@ -317,40 +187,19 @@ Elements MdsLayout::elements(std::uint64_t row, std::size_t column) const {
   return shaped(row, found, dtype);
 }
 
-void MdsLayout::lengths(std::size_t column, std::span<std::uint32_t> out) const {
-  for (std::uint64_t row = 0; row < out.size(); ++row) out[row] = elements(row, column).count;
-}
-
-void gather(std::span<const Source> sources, const PieceList& pieces, Dtype out_dtype,
-            std::span<std::uint8_t> out) {
-  const std::size_t num_pieces = pieces.shard_pos.size();
-  if (pieces.row.size() != num_pieces || pieces.start.size() != num_pieces ||
-      pieces.stop.size() != num_pieces) {
-    throw std::invalid_argument("shard_pos, rows, starts and stops must be equally long");
+Elements MdsLayout::elements(std::size_t column) const {
+  const std::size_t n = num_samples();
+  std::vector<std::int64_t> begin(n);
+  std::vector<std::uint32_t> count(n);
+  std::vector<Dtype> dtypes(readings_[column].kind == Kind::tagged ? n : 0);
+  for (std::size_t row = 0; row < n; ++row) {
+    const Found found = find(row, column);
+    begin[row] = static_cast<std::int64_t>(found.offset);
+    count[row] = found.count;
+    if (!dtypes.empty()) dtypes[row] = found.dtype;
   }
-  const std::size_t item_bytes = dtype_bytes(out_dtype);
-  std::vector<Piece> found;
-  found.reserve(num_pieces);
-  std::size_t total = 0;
-  for (std::size_t i = 0; i < num_pieces; ++i) {
-    const std::int32_t pos = pieces.shard_pos[i];
-    if (pos < 0 || static_cast<std::size_t>(pos) >= sources.size()) {
-      throw std::invalid_argument("piece " + std::to_string(i) + ": there is no shard at position " +
-                                  std::to_string(pos));
-    }
-    found.push_back(locate(sources[static_cast<std::size_t>(pos)], pieces, i, out_dtype));
-    total += found.back().count;
-  }
-  if (total != out.size() / item_bytes) {
-    throw std::invalid_argument("the pieces hold " + std::to_string(total) + " elements, out has " +
-                                std::to_string(out.size() / item_bytes));
-  }
-  std::uint8_t* to = out.data();
-  for (const Piece& piece : found) {
-    if (piece.count == 0) continue;
-    piece.copy(piece.from, to, piece.count);
-    to += piece.count * item_bytes;
-  }
+  return Elements(bytes_, std::move(begin), std::move(count), readings_[column].dtype,
+                  std::move(dtypes), shard_);
 }
 
 }  // namespace moot

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shards: bytes to columns and back, one file a format. Where bytes come from is not known here."""
 
-from .index import ShardInfo, read_index
-from .mds import Shard, fetch_shard, gather, parse_shard
+from .formats import find_shards, read_shard
+from .index import ShardIndex, ShardInfo, read_index
 from .mds_writer import MDSWriter
+from .shard import ArrayShard, Ask, Flat, Shard, gather
 
 __all__ = [
+    "ArrayShard",
+    "Ask",
+    "Flat",
     "MDSWriter",
     "Shard",
+    "ShardIndex",
     "ShardInfo",
-    "fetch_shard",
+    "find_shards",
     "gather",
-    "parse_shard",
     "read_index",
+    "read_shard",
 ]

@@ -8,8 +8,12 @@ read; names that leave the corpus (absolute, or with `..`) and pickled columns a
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+import xxhash
 
 from ..errors import ShardError
 from ..storage import Store
@@ -37,6 +41,11 @@ class ShardInfo:
     column_names: tuple[str, ...]
     column_encodings: tuple[str, ...]
     column_sizes: tuple[int | None, ...]
+    format: str = "mds"
+    start: int = 0
+    """First byte of the shard in its stored file; a shard may be a part of one."""
+    part: int = 0
+    """Which part of the file it is, as its format counts (Parquet: the row group)."""
 
     @property
     def stored_name(self) -> str:
@@ -49,8 +58,37 @@ class ShardInfo:
         return self.zip_bytes if self.zip_basename else self.raw_bytes
 
 
-def read_index(store: Store) -> list[ShardInfo]:
-    """Read and check the index of a corpus; shard i of the list has shard_id i.
+class ShardIndex(Sequence[ShardInfo]):
+    """The shards of a corpus, in order; shard i has shard_id i.
+
+    Attributes:
+        samples: [n] int64, the samples of each shard.
+        raw_bytes: [n] int64, decoded.
+        stored_bytes: [n] int64, as they are fetched.
+        digest: Names the whole index: equal where all shards and their hashes are.
+    """
+
+    def __init__(self, shards: Iterable[ShardInfo]) -> None:
+        self._shards = list(shards)
+        self.samples = np.array([shard.num_samples for shard in self._shards], np.int64)
+        self.raw_bytes = np.array([shard.raw_bytes for shard in self._shards], np.int64)
+        self.stored_bytes = np.array([shard.stored_bytes for shard in self._shards], np.int64)
+        text = "\n".join(map(repr, self._shards))
+        self.digest = xxhash.xxh3_128_hexdigest(text.encode("utf-8"))
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardInfo: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[ShardInfo]: ...
+    def __getitem__(self, place: int | slice) -> ShardInfo | list[ShardInfo]:
+        return self._shards[place]
+
+
+def read_index(store: Store) -> ShardIndex:
+    """Read and check the index.json of a corpus.
 
     Raises:
         StorageError: There is no index.json, or it cannot be read.
@@ -68,7 +106,7 @@ def read_index(store: Store) -> list[ShardInfo]:
     if not isinstance(shards, list):
         raise ShardError(f"{where}: 'shards' is not a list; write the corpus again")
     columns: dict[tuple, tuple] = {}
-    return [_read_shard(where, i, entry, columns) for i, entry in enumerate(shards)]
+    return ShardIndex(_read_shard(where, i, entry, columns) for i, entry in enumerate(shards))
 
 
 def _read_shard(where: str, shard_id: int, entry: Any, columns: dict[tuple, tuple]) -> ShardInfo:
