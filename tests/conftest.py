@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tests share: one thread, a hypothesis profile, the `gpu` marker, foreign packages."""
 
-import importlib
-import importlib.machinery
 import os
-import sys
 import types
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from mosaicml import import_streaming
 
 settings.register_profile(
     "moot",
@@ -34,24 +32,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def streaming() -> types.ModuleType:
-    """mosaicml-streaming, the other side of the differential tests.
-
-    It imports torchvision at its top. A torchvision built for CUDA does not import beside a CPU
-    build of torch; the parts used here never call it, so an empty module stands in for it then.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError, OSError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        _stand_in_for_torchvision()
-    return importlib.import_module("streaming")
-
-
-def _stand_in_for_torchvision() -> None:
-    for name in ("", ".datasets", ".transforms", ".transforms.functional"):
-        module = types.ModuleType(f"torchvision{name}")
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)  # asked for by name
-        sys.modules[module.__name__] = module
-    sys.modules["torchvision.datasets"].VisionDataset = type("VisionDataset", (), {})
-    sys.modules["torchvision.transforms.functional"].to_tensor = None
+    """mosaicml-streaming, the other side of the differential tests."""
+    return import_streaming()
