@@ -1,95 +1,176 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a failed request means, and whether to try it again.
+"""What a failed attempt means: what happened, what to do, and whether another attempt makes sense.
 
-A client's exception becomes a StorageError that tells not found, forbidden, unauthenticated and
-everything else apart, and says what to do. Only "everything else" is tried again: 3 attempts,
-waiting a random time up to a bound that doubles (full jitter).
+Not found, forbidden and unauthenticated are told apart and are final, as is every other answer that
+says the request itself is wrong. What passes by itself is tried again: 408, 425, 429, 5xx, resets,
+silence, bodies that end early. A 403 is never called "not found".
+Source: RFC 9110, section 15 (status codes); the error codes of Amazon S3.
 """
 
 from __future__ import annotations
 
-import random
 import re
-import time
-from collections.abc import Callable
-from typing import TypeVar
+import ssl
+from dataclasses import dataclass
 
 from obstore import exceptions
 
 from ..errors import StorageError
+from .connections import StatusError
 
-Result = TypeVar("Result")
 
-NUM_ATTEMPTS = 3
-_FIRST_WAIT_S = 0.2
-_FINAL = (
-    FileNotFoundError,
+class MissingObjectError(StorageError):
+    """There is no object of that name."""
+
+
+class ForbiddenError(StorageError):
+    """The endpoint knows who asks, or that nobody does, and refuses; `code` is its reason."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The meaning of one failure.
+
+    Attributes:
+        what: In words, such as "503 SlowDown".
+        advice: What to do about it.
+        kind: One of missing, forbidden, final, passing, timeout, throttled; the last three are
+            tried again.
+        retry_after_s: How long the server asked to wait.
+        code: The server's own word for it.
+    """
+
+    what: str
+    advice: str
+    kind: str
+    retry_after_s: float = 0.0
+    code: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Tell whether another attempt would end the same way."""
+        return self.kind in ("missing", "forbidden", "final")
+
+
+_ASK_NETWORK = "check the endpoint, the network and that the server answers"
+_ASK_KEYS = "check that the keys are right, and that the bucket's policy allows them this"
+_GIVE_KEYS = "give keys as options or in the environment (docs/storage.md names them)"
+_ASK_CLOCK = "set this machine's clock (moot doctor shows how far it is off)"
+_KEY_CODES = {
+    "InvalidAccessKeyId": "the endpoint does not know this access key id; check both",
+    "SignatureDoesNotMatch": "the secret access key does not belong to this access key id",
+    "RequestTimeTooSkewed": _ASK_CLOCK,
+    "ExpiredToken": "the session token has expired; get new credentials",
+}
+_PASSING = (408, 425, 429)
+_METADATA_SERVICE = "169.254.169.254"  # asked for keys by the client when it was given none
+_STATUS = re.compile(r"\b([45]\d\d) [A-Z]")
+_FINAL_ERRORS = (
     ValueError,
-    exceptions.PermissionDeniedError,
-    exceptions.UnauthenticatedError,
     exceptions.AlreadyExistsError,
     exceptions.PreconditionError,
     exceptions.InvalidPathError,
     exceptions.NotSupportedError,
     exceptions.UnknownConfigurationKeyError,
+    IsADirectoryError,
+    NotADirectoryError,
 )
-# A client error other than "later" (408 timeout, 425 too early, 429 too many requests).
-_METADATA_SERVICE = "169.254.169.254"  # asked for keys by the client when it was given none
-_FINAL_STATUS = re.compile(r"\b4(?!08|25|29)\d\d [A-Z]")
 
 
-def attempt(url: str, action: str, request: Callable[[], Result]) -> Result:
-    """Return `request()`, tried up to 3 times.
+def classify(error: Exception) -> Fault:
+    """Return what an exception of a reader or a client means."""
+    if isinstance(error, StatusError):
+        return _of_status(error.status, error.code, error.headers, error.retry_after_s)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what = f"the certificate is not trusted: {error.verify_message}"
+        return Fault(what, "name the authority's file in SSL_CERT_FILE", "final")
+    if isinstance(error, exceptions.BaseError):
+        return _of_client(error, str(error))
+    if isinstance(error, FileNotFoundError):
+        return _of_status(404, _server_code(str(error)), {})
+    if isinstance(error, PermissionError):
+        return Fault("permission denied", "check the rights of file and folder", "forbidden")
+    if isinstance(error, TimeoutError):
+        what = str(error) if str(error) not in ("", "timed out") else "the server was silent"
+        return Fault(what, _ASK_NETWORK, "timeout")
+    if isinstance(error, _FINAL_ERRORS):
+        return Fault(_first_line(error), "check the name and the URL", "final")
+    return Fault(_first_line(error), _ASK_NETWORK, "passing")
 
-    Raises:
-        StorageError: It failed; the message tells what, where, and what to do.
-    """
-    for num_failed in range(1, NUM_ATTEMPTS + 1):
-        try:
-            return request()
-        except StorageError:
-            raise
-        except Exception as error:
-            if _is_final(error) or num_failed == NUM_ATTEMPTS:
-                raise StorageError(explain(url, action, error, num_failed)) from error
-            time.sleep(random.uniform(0.0, _FIRST_WAIT_S * 2**num_failed))
-    raise AssertionError("unreachable")
+
+def to_error(fault: Fault, message: str) -> StorageError:
+    """Return the exception that users see."""
+    if fault.kind == "missing":
+        return MissingObjectError(message)
+    if fault.kind == "forbidden":
+        return ForbiddenError(message, fault.code)
+    return StorageError(message)
 
 
 def is_out_of_range(error: BaseException) -> bool:
-    """Tell whether a range was refused because the object ends before it."""
+    """Tell whether a client's range was refused because the object ends before it."""
     text = str(error)
-    return "InvalidRange" in text or "416 Range" in text or "Requested range was invalid" in text
+    known = ("InvalidRange", "416 ", "Requested range was invalid", "Invalid range: Wanted range")
+    return any(word in text for word in known)
 
 
-def explain(url: str, action: str, error: Exception, num_attempts: int) -> str:
-    """Return what is wrong, where, and what to do."""
-    text = str(error)
-    if "NoSuchBucket" in text:
-        what, advice = "the bucket does not exist", "check its name and the endpoint"
-    elif isinstance(error, FileNotFoundError):
-        what, advice = "not found", "check the URL and that the object was written"
-    elif _METADATA_SERVICE in text or isinstance(error, exceptions.UnauthenticatedError):
-        what = "not authenticated"
-        advice = "give access_key_id and secret_access_key, as options or as AWS_* variables"
-    elif isinstance(error, exceptions.PermissionDeniedError) or "403 Forbidden" in text:
-        what = f"forbidden ({_server_code(text)})"
-        advice = "check that the keys are right, and that the bucket's policy allows them this"
-    else:
-        what = f"{_first_line(error)} (tried {num_attempts} times)"
-        advice = "check the endpoint, the network and that the server answers"
-    return f"cannot {action} {url}: {what}; {advice}"
+def _of_status(status: int, code: str, headers: object, retry_after_s: float = 0.0) -> Fault:
+    what = f"{status} {code}"
+    region = headers.get("x-amz-bucket-region") if hasattr(headers, "get") else None
+    if code in ("NoSuchBucket", "ContainerNotFound"):
+        advice = "check its name and the endpoint"
+        return Fault("the bucket does not exist", advice, "final", 0, code)
+    if status == 404:
+        advice = "check the URL and that the object was written"
+        return Fault("not found", advice, "missing", 0, code)
+    if code in _KEY_CODES or status in (401, 403):
+        what = "not authenticated" if status == 401 else "forbidden"
+        advice = _KEY_CODES.get(code, _GIVE_KEYS if status == 401 else _ASK_KEYS)
+        return Fault(f"{what} ({code})", advice, "forbidden", 0, code)
+    if status in (301, 307) or (region and status == 400):
+        where = f"the option region={region}" if region else "the region and the endpoint"
+        return Fault(f"{what}: the bucket lies elsewhere", f"set {where}", "final", 0, code)
+    if status in (405, 501):
+        return Fault(what, "the server offers no such request; is it a plain web server?", "final")
+    if status in (429, 503):
+        return Fault(what, _ASK_NETWORK, "throttled", retry_after_s, code)
+    if status in _PASSING or status >= 500 or code == "RequestTimeout":
+        return Fault(what, _ASK_NETWORK, "passing", retry_after_s, code)
+    return Fault(what, "check the URL, the options and what the server expects", "final", 0, code)
 
 
-def _is_final(error: Exception) -> bool:
-    if isinstance(error, _FINAL) or is_out_of_range(error):
-        return True
-    return bool(_FINAL_STATUS.search(str(error)))
+def _of_client(error: Exception, text: str) -> Fault:
+    """Read the meaning off the text: obstore passes neither status nor headers on."""
+    if _METADATA_SERVICE in text or "metadata.google" in text:
+        return Fault("not authenticated: no keys were found", _GIVE_KEYS, "forbidden")
+    if isinstance(error, exceptions.UnauthenticatedError):
+        return _of_status(401, _server_code(text), {})
+    if isinstance(error, exceptions.PermissionDeniedError):
+        return _of_status(403, _server_code(text), {})
+    if isinstance(error, exceptions.NotFoundError):
+        return _of_status(404, _server_code(text), {})
+    found = _STATUS.search(text)
+    if found is not None and not isinstance(error, _FINAL_ERRORS):
+        return _of_status(int(found.group(1)), _server_code(text) or _reason(text, found), {})
+    if "redirect without LOCATION" in text or "Received redirect" in text:
+        return _of_status(301, "", {})
+    if isinstance(error, _FINAL_ERRORS):
+        return Fault(_first_line(error), "check the name and the URL", "final")
+    kind = "timeout" if "timed out" in text else "passing"
+    return Fault(_first_line(error), _ASK_NETWORK, kind)
 
 
 def _server_code(text: str) -> str:
     found = re.search(r"<Code>(\w+)</Code>", text)
-    return found.group(1) if found else "403"
+    return found.group(1) if found else ""
+
+
+def _reason(text: str, found: re.Match[str]) -> str:
+    return re.split(r"[:\n]", text[found.end() - 1 :], maxsplit=1)[0][:60]
 
 
 def _first_line(error: Exception) -> str:

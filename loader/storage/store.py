@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """A place of named objects: read whole, read by ranges into the caller's buffer, written, listed.
 
-Over obstore. Big objects are read as ranges of 8 MiB by a few threads, each range copied once into
-the caller's buffer; the client never concatenates a whole object. Writing publishes at once or not
-at all: by rename in a folder, by the final request in a bucket.
-Thread-safe. Not usable in a process forked after first use; a clear error says so.
+Big objects are read as ranges of 4 to 8 MiB by a few threads, from the socket or the file into the
+caller's buffer; a buffer is never written after the call that was given it. Every request is tried
+again when that makes sense, and none waits longer than the limits of the store say. Writing
+publishes at once or not at all: by rename in a folder, by the final request in a bucket.
+Thread-safe. After a fork, files and web servers can be read by the child; buckets say what to do.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, wait
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import obstore
 
 from ..errors import StorageError
-from .backends import Backend, bucket_prefix, find_backend
-from .faults import attempt, is_out_of_range
+from .attempts import Errand
+from .backends import Place, find_backend
+from .faults import MissingObjectError
+from .live import Shared
+from .readers import PastEndError
+
+Result = TypeVar("Result")
 
 RANGE_BYTES = 8 << 20
-NUM_RANGE_THREADS = 4
 MAX_GET_BYTES = 1 << 30
 
 
@@ -35,54 +42,25 @@ class ShortObjectError(StorageError):
 
 
 def open_store(url: str, options: Mapping[str, str] | None = None) -> Store:
-    """Open a folder or a bucket; no request is made yet.
+    """Open a place of objects; no request is made yet.
 
     Args:
-        url: A path, `file:///path` or `s3://bucket/prefix`.
-        options: For `s3://`: endpoint, region, access_key_id, secret_access_key, session_token,
-            skip_signature, allow_http (by itself for http:// endpoints), virtual_hosted_style (off
-            by itself for custom endpoints), timeout_s. Ignored for folders.
+        url: A path, `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix`,
+            `az://container/prefix`, `http(s)://host/path` or `memory://name/prefix`.
+        options: Text to text, as docs/storage.md lists them by scheme; what they leave out is taken
+            from the environment variables that every tool of that cloud knows.
 
     Raises:
         ConfigError: The URL or an option is not understood.
     """
     backend = find_backend(url, options)
-    prefix = bucket_prefix(url) if backend.folder is None else ""
-    return Store(_Shared(backend), backend.url.rstrip("/"), prefix)
-
-
-class _Shared:
-    """What a store and its children have in common: the client and the threads for ranges."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        self._is_closed = False
-
-    def client(self, *, create: bool = False) -> Any:
-        if self._is_closed:
-            raise StorageError(f"{self.backend.url} was closed; open the store again")
-        return self.backend.client(create=create)
-
-    def pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(NUM_RANGE_THREADS, thread_name_prefix="moot-range")
-            return self._pool
-
-    def close(self) -> None:
-        with self._lock:
-            self._is_closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return Store(Shared(backend), backend.url.rstrip("/"), backend.prefix)
 
 
 class Store:
     """Named objects below a URL. Made by `open_store`, or by `child` of another store."""
 
-    def __init__(self, shared: _Shared, url: str, prefix: str, *, is_child: bool = False) -> None:
+    def __init__(self, shared: Shared, url: str, prefix: str, *, is_child: bool = False) -> None:
         self.url = url
         self._shared = shared
         self._prefix = prefix
@@ -93,33 +71,40 @@ class Store:
 
     def head(self, name: str) -> int:
         """Return the size of an object in bytes."""
-        path = self._path(name)
-        meta = self._request(name, "look up", lambda client: obstore.head(client, path))
-        return int(meta["size"])
+        path, errand = self._path(name), self._errand(name, "look up")
+        reader = self._shared.live().reader()
+        return self._shared.run(errand, lambda: reader.head(path, errand.until))
 
     def exists(self, name: str) -> bool:
         """Tell whether an object exists; a refusal is an error, not a no."""
+        folder = self._shared.backend.folder
         try:
             self.head(name)
-        except StorageError as error:
-            folder = self._shared.backend.folder
-            is_missing = folder is not None and not folder.exists()
-            if is_missing or isinstance(error.__cause__, FileNotFoundError):
-                return False
-            raise
+        except MissingObjectError:
+            return False
+        except StorageError:
+            if folder is None or folder.exists():
+                raise
+            return False
         return True
 
     def get(self, name: str) -> bytes:
-        """Return a small object whole; above 1 GiB it is refused."""
-        path = self._path(name)
-
-        def request(client: Any) -> bytes:
-            result = obstore.get(client, path)
-            if result.meta["size"] > MAX_GET_BYTES:
-                raise StorageError(f"{self._where(name)} is larger than 1 GiB; read it by ranges")
-            return bytes(result.bytes())
-
-        return self._request(name, "read", request)
+        """Return an object whole; above 1 GiB it is refused."""
+        first, sizes = np.empty(RANGE_BYTES, np.uint8), _Sizes()
+        try:
+            size = self._fill(name, 0, first, self._deadline(), sizes, exact=False)
+        except ShortObjectError as error:
+            if error.size_bytes:
+                raise
+            return b""
+        if size <= first.size:
+            return first[:size].tobytes()
+        if size > MAX_GET_BYTES:
+            raise StorageError(f"{self._where(name)} is larger than 1 GiB; read it by ranges")
+        whole = np.empty(size, np.uint8)
+        whole[: first.size] = first
+        self._fill_all(name, first.size, whole[first.size :], sizes)
+        return whole.tobytes()
 
     def get_range_into(self, name: str, start: int, buffer: memoryview | np.ndarray) -> int:
         """Fill `buffer` with the bytes of an object from `start` on.
@@ -127,7 +112,7 @@ class Store:
         Args:
             name: The object.
             start: First byte, >= 0.
-            buffer: Writable, contiguous; filled to its end, in ranges of 8 MiB by 4 threads.
+            buffer: Writable, contiguous; filled to its end.
 
         Returns:
             The size of the whole object in bytes.
@@ -139,45 +124,66 @@ class Store:
         target = np.frombuffer(buffer, np.uint8)
         if start < 0:
             raise ValueError(f"a range starts at byte 0 or later, not at {start}")
-        if target.size <= RANGE_BYTES:
-            return self._fill(name, start, target) if target.size else self.head(name)
-        cuts = range(0, target.size, RANGE_BYTES)
-        futures = [
-            self._shared.pool().submit(self._fill, name, start + at, target[at : at + RANGE_BYTES])
-            for at in cuts
-        ]
-        wait(futures)  # all of them: a range still under way would write into the caller's buffer
-        return [future.result() for future in futures][0]
+        return self._fill_all(name, start, target, _Sizes()) if target.size else self.head(name)
 
     def put(self, name: str, data: bytes | bytearray | memoryview) -> None:
         """Write an object whole: readers see the old one or the new one, nothing between."""
         path = self._path(name)
-        self._request(name, "write", lambda client: obstore.put(client, path, data), create=True)
+        self._client("write", name, lambda client: obstore.put(client, path, data), create=True)
 
     def delete(self, name: str) -> None:
         """Remove an object; it is no error if there is none."""
         path = self._path(name)
         if self.exists(name):
-            self._request(name, "delete", lambda client: obstore.delete(client, path))
+            self._client("delete", name, lambda client: obstore.delete(client, path))
 
-    def list(self, prefix: str = "") -> list[str]:
-        """Return the names that start with `prefix`, sorted, at any depth."""
+    def list(self, prefix: str = "", limit: int | None = None) -> list[str]:
+        """Return the names that start with `prefix`, sorted, at any depth.
+
+        Args:
+            prefix: Cut anywhere, not only at a slash.
+            limit: Stop asking once there are this many, whichever they are.
+        """
         base = f"{self._prefix}/" if self._prefix else ""
         folder = (base + prefix).rpartition("/")[0] or None
 
         def request(client: Any) -> list[str]:
-            return [meta["path"] for part in obstore.list(client, folder) for meta in part]
+            found: list[str] = []
+            for part in obstore.list(client, folder):
+                paths = (meta["path"] for meta in part)
+                found += [path[len(base) :] for path in paths if path.startswith(base + prefix)]
+                if limit is not None and len(found) >= limit:
+                    break
+            return sorted(found)[:limit]
 
-        paths = self._request("", "list", request)
-        return sorted(path[len(base) :] for path in paths if path.startswith(base + prefix))
+        return self._client("list", "", request)
 
     def child(self, prefix: str) -> Store:
         """Return the store of what lies below `prefix`; closing it closes nothing."""
         path = self._path(prefix.strip("/"))
         return Store(self._shared, self._where(prefix.strip("/")), path, is_child=True)
 
+    def counters(self) -> dict[str, float]:
+        """Return what this store, its parent and its children have done in this process.
+
+        requests, bytes, retries, throttled, hedged, hedges_won, timeouts, errors, and wait_s,
+        seconds spent waiting for a free place; docs/storage.md says what each counts.
+        """
+        return self._shared.counters()
+
+    def place(self) -> Place:
+        """Return what the URL stands for: endpoint, bucket, who asks; no request is made."""
+        backend = self._shared.backend
+        opened = backend.opened()
+        is_direct = backend.folder is not None or backend.reads_directly
+        reading = "straight into the buffer" if is_direct else "through the client"
+        bucket = "" if backend.scheme in ("http", "https") else backend.bucket
+        return Place(
+            self.url, opened.endpoint, bucket, self._prefix, opened.style, opened.identity, reading
+        )
+
     def close(self) -> None:
-        """Join the threads; requests after this are errors."""
+        """Join the threads, close the connections; requests after this are errors."""
         if not self._is_child:
             self._shared.close()
 
@@ -190,31 +196,92 @@ class Store:
             raise StorageError(f"{name!r} is not the name of an object below {self.url}")
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _request(self, name: str, action: str, request: Any, *, create: bool = False) -> Any:
-        client = self._shared.client(create=create)
-        return attempt(self._where(name), action, lambda: request(client))
+    def _deadline(self) -> float:
+        return time.monotonic() + self._shared.backend.limits.deadline_s
 
-    def _fill(self, name: str, start: int, target: np.ndarray) -> int:
-        path, stop = self._path(name), start + target.size
+    def _errand(self, name: str, action: str) -> Errand:
+        limit_s = self._shared.backend.limits.deadline_s
+        return Errand(self._where(name), action, self._deadline(), limit_s, "deadline_s")
 
-        def request(client: Any) -> int:
+    def _client(
+        self, action: str, name: str, request: Callable[[Any], Result], *, create: bool = False
+    ) -> Result:
+        """Run a request through the client, in this thread."""
+        live, client = self._shared.live(), self._shared.backend.client(create=create)
+
+        def once() -> Result:
+            live.counters.add("requests")
+            return request(client)
+
+        return self._shared.run(self._errand(name, action), once)
+
+    def _fill_all(self, name: str, start: int, target: np.ndarray, sizes: _Sizes) -> int:
+        """Fill a buffer of any length, in ranges of equal length if it is long."""
+        live, until = self._shared.live(), self._deadline()
+        num = -(-target.size // RANGE_BYTES) if live.reader().takes_ranges else 1
+        if num == 1:
+            return self._fill(name, start, target, until, sizes)
+        cuts = [target.size * i // num for i in range(num + 1)]
+        futures = [
+            live.pool().submit(self._fill, name, start + a, target[a:b], until, sizes)
+            for a, b in pairwise(cuts)
+        ]
+        # All of them: a range still under way would write into the caller's buffer.
+        done, left = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in left:
+            future.cancel()
+        wait(left)
+        failed = [future for future in done if future.exception() is not None]
+        return (failed or futures)[0].result()
+
+    def _fill(
+        self,
+        name: str,
+        start: int,
+        target: np.ndarray,
+        until: float,
+        sizes: _Sizes,
+        exact: bool = True,
+    ) -> int:
+        """Fill a buffer with one range and return the size of the object."""
+        path, where, stop = self._path(name), self._where(name), start + target.size
+        limits, live = self._shared.backend.limits, self._shared.live()
+        limit_s = limits.range_timeout_s * max(1.0, target.size / RANGE_BYTES)
+        end, limit_name = time.monotonic() + limit_s, "range_timeout_s"
+        if until < end:
+            end, limit_s, limit_name = until, limits.deadline_s, "deadline_s"
+        span = (start, stop) if exact else None
+        errand = Errand(where, "read", end, limit_s, limit_name, span)
+        reader = live.reader()
+
+        def request() -> int:
             try:
-                result = obstore.get(client, path, options={"range": (start, stop)})
-            except Exception as error:
-                if not is_out_of_range(error):
-                    raise
-                raise self._short(name, stop, self.head(name)) from error
-            size_bytes = int(result.meta["size"])
-            if size_bytes < stop:
-                raise self._short(name, stop, size_bytes)
-            data = np.frombuffer(memoryview(result.bytes()), np.uint8)
-            if data.size != target.size:
-                raise OSError(f"the body held {data.size} bytes of {target.size}")
-            np.copyto(target, data)  # releases the GIL, unlike a slice of a memoryview
-            return size_bytes
+                size = reader.read(path, start, target, end, exact)
+            except PastEndError as error:
+                size = error.size_bytes
+                sizes.check(where, size)
+                raise ShortObjectError(
+                    f"{where} is {size} bytes, {stop} are needed", size
+                ) from error
+            sizes.check(where, size)
+            return size
 
-        return self._request(name, "read", request)
+        size = live.attempts.run(errand, request)
+        live.counters.add("bytes", min(target.size, size - start))
+        return size
 
-    def _short(self, name: str, stop: int, size_bytes: int) -> ShortObjectError:
-        where = self._where(name)
-        return ShortObjectError(f"{where} is {size_bytes} bytes, {stop} are needed", size_bytes)
+
+class _Sizes:
+    """The size of an object as the requests of one call saw it: it must not change between them."""
+
+    def __init__(self) -> None:
+        self._seen: int | None = None
+        self._lock = threading.Lock()
+
+    def check(self, where: str, size: int) -> None:
+        with self._lock:
+            seen = self._seen = size if self._seen is None else self._seen
+        if seen != size:
+            raise StorageError(
+                f"{where} was replaced while it was read: {seen} bytes, then {size}; read it again"
+            )
