@@ -3,42 +3,49 @@
 
 Files are laid out as mosaicml-streaming lays them out, so that either side reads the other's.
 A reader sees no corpus before index.json is published, and none at all after an exception inside
-the `with`. Not thread-safe: one writer, one thread.
+the `with`. Many writers write one corpus together when each has a folder of its own, a part
+(`store.child("00003")`); `merge_index` then makes them one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from ..errors import ShardError, StorageError
 from ..storage import Store
-from .compression import compress, compression_level
-from .encodings import fixed_size, make_encoder
-from .hashing import digest
-from .index import INDEX_NAME, MAX_SHARD_BYTES, VERSION
+from .compression import compress, compression_level, extension
+from .hashing import check_digest, digest
+from .index import INDEX_NAME, MAX_SHARD_BYTES, VERSION, read_index
+from .writer import SIZE_BYTES, Cell, Writer
 
-_OFFSET_BYTES = 4
+JOURNAL_NAME = "index.partial.json"
+_FILES = ("raw_data", "zip_data")
 
 
-class MDSWriter:
-    """Writes samples as shards into a store.
+class MDSWriter(Writer):
+    """Writes samples as shards into a store; `write`, `write_encoded` and `close` are `Writer`'s.
 
     Args:
         store: Where to; it must not hold an index yet.
         columns: Name to encoding, as `{"tokens": "ndarray:uint16", "id": "str"}`.
-        compression: None, "zstd" or "zstd:N" with N from 1 to 22.
+        compression: None, or a family with or without a level: "zstd", "zstd:7", "gz:9", "bz2",
+            "br:11", "snappy".
         hashes: hashlib's or xxhash's names, each listed for the raw and the compressed file.
         size_limit: Bytes of a raw shard after which a new one begins; a larger sample has its own.
+        resume: Go on where a writer of the same settings was cut short, or had ended. Every full
+            shard is noted in a small journal; those that are still whole are kept, and
+            `num_samples` tells how many samples they hold: these are not to be written again.
 
     Raises:
         ShardError: A column, the compression or a hash is unknown.
-        StorageError: The store holds an index already.
+        StorageError: The store holds an index already, or was written with other settings.
     """
+
+    MAX_PIECE_BYTES = MAX_SHARD_BYTES
 
     def __init__(
         self,
@@ -48,131 +55,147 @@ class MDSWriter:
         compression: str | None = None,
         hashes: Sequence[str] = ("xxh64",),
         size_limit: int = 1 << 26,
+        resume: bool = False,
     ) -> None:
-        if not columns:
-            raise ShardError(f"{store.url}: a corpus needs at least one column")
+        super().__init__(store, columns, size_limit)
         if not 0 < size_limit <= MAX_SHARD_BYTES:
             raise ShardError(f"size_limit {size_limit} is not in 1 to {MAX_SHARD_BYTES} bytes")
-        if store.exists(INDEX_NAME):
-            raise StorageError(f"{store.url} holds a corpus already; delete it or change the URL")
         for algorithm in hashes:
             digest(algorithm, b"")
         if compression is not None:
             compression_level(compression)
-        self._store = store
-        self._columns = {name: columns[name] for name in sorted(columns)}
-        self._encoders = {name: make_encoder(text) for name, text in self._columns.items()}
-        self._sizes = {name: fixed_size(text) for name, text in self._columns.items()}
+        self._compression = compression
+        self._hashes = sorted(set(hashes))
         self._settings = {
             "column_encodings": list(self._columns.values()),
             "column_names": list(self._columns),
-            "column_sizes": list(self._sizes.values()),
+            "column_sizes": list(self._fixed.values()),
             "compression": compression,
             "format": "mds",
-            "hashes": sorted(set(hashes)),
+            "hashes": self._hashes,
             "size_limit": size_limit,
             "version": VERSION,
         }
-        self._size_limit = size_limit
         self._config = json.dumps(self._settings, sort_keys=True).encode("utf-8")
+        self._empty_bytes = 2 * SIZE_BYTES + len(self._config)
         self._shards: list[dict[str, Any]] = []
-        self._samples: list[bytes] = []
-        self._num_bytes = self._empty_bytes
-        self._num_written = 0
-        self._is_closed = False
+        self._has_journal = resume
+        if resume:
+            self._adopt()
+        elif store.exists(INDEX_NAME):
+            raise StorageError(f"{store.url} holds a corpus already; delete it or change the URL")
 
-    def __enter__(self) -> MDSWriter:
-        return self
+    def _adopt(self) -> None:
+        """Keep the shards that are noted, up to the first that is not whole."""
+        names = (name for name in (JOURNAL_NAME, INDEX_NAME) if self._store.exists(name))
+        name = next(names, None)
+        for entry in _read_entries(self._store, name) if name is not None else ():
+            if {key: entry.get(key) for key in self._settings} != self._settings:
+                raise StorageError(
+                    f"{self._store.url}/{name} is of a writer with other columns, compression, "
+                    "hashes or size_limit; write with the same ones, or delete what is there"
+                )
+            if not _is_whole(self._store, entry):
+                break
+            self._shards.append(entry)
+        self._num_written = sum(entry["samples"] for entry in self._shards)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        self._is_closed = True
-
-    @property
-    def num_samples(self) -> int:
-        """Samples written so far."""
-        return self._num_written
-
-    @property
-    def _empty_bytes(self) -> int:
-        return 2 * _OFFSET_BYTES + len(self._config)
-
-    def write(self, sample: Mapping[str, Any]) -> None:
-        """Add a sample; may publish a full shard.
-
-        Raises:
-            TypeError: A value is not of the type its column needs.
-            ValueError: A column is missing or unknown, or a value does not fit its column.
-            ShardError: The writer is closed, or the sample alone exceeds a shard.
-        """
-        if self._is_closed:
-            raise ShardError(f"{self._store.url}: the writer is closed")
-        data = self._encode(sample)
-        grown = len(data) + _OFFSET_BYTES
-        if self._empty_bytes + grown > MAX_SHARD_BYTES:
-            raise ShardError(f"sample {self._num_written}: {len(data)} bytes exceed a shard")
-        if self._samples and self._num_bytes + grown > self._size_limit:
-            self._flush()
-        self._samples.append(data)
-        self._num_bytes += grown
-        self._num_written += 1
-
-    def close(self) -> None:
-        """Publish the last shard, then the index. A second call does nothing."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._samples:
-            self._flush()
-        index = {"shards": self._shards, "version": VERSION}
-        self._store.put(INDEX_NAME, json.dumps(index, sort_keys=True).encode("utf-8"))
-
-    def _encode(self, sample: Mapping[str, Any]) -> bytes:
-        if sample.keys() != self._columns.keys():
-            raise ValueError(self._mismatch(sample))
-        sizes, parts = [], []
-        for name, encode in self._encoders.items():
-            try:
-                data = encode(sample[name])
-            except (TypeError, ValueError) as error:
-                where = f"sample {self._num_written}, column {name!r} ({self._columns[name]})"
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"{where}: {error}") from error
-            if self._sizes[name] is None:
-                sizes.append(len(data))
-            parts.append(data)
-        return np.array(sizes, "<u4").tobytes() + b"".join(parts)
-
-    def _mismatch(self, sample: Mapping[str, Any]) -> str:
-        missing = ", ".join(sorted(self._columns.keys() - sample.keys())) or "none"
-        unknown = ", ".join(sorted(map(str, sample.keys() - self._columns.keys()))) or "none"
-        return f"sample {self._num_written}: missing columns: {missing}; unknown columns: {unknown}"
-
-    def _flush(self) -> None:
-        lengths = np.fromiter(map(len, self._samples), np.int64, len(self._samples))
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        offsets += _OFFSET_BYTES * (1 + offsets.size) + len(self._config)
-        head = np.array([lengths.size], "<u4").tobytes() + offsets.astype("<u4").tobytes()
-        raw = b"".join([head, self._config, *self._samples])
+    def _flush(self, cells: list[list[Cell]]) -> None:
+        sizes = [np.fromiter(map(len, column), np.int64, len(column)) for column in cells]
+        offsets = np.zeros(len(cells[0]) + 1, np.int64)
+        np.cumsum(sum(sizes) + self._sample_bytes - SIZE_BYTES, out=offsets[1:])
+        offsets += SIZE_BYTES * (1 + offsets.size) + len(self._config)
+        head = np.array([len(cells[0])], "<u4").tobytes() + offsets.astype("<u4").tobytes()
+        raw = b"".join([head, self._config, *self._interleave(cells, sizes)])
         basename = f"shard.{len(self._shards):05}.mds"
-        entry = {**self._settings, "samples": lengths.size, "zip_data": None}
+        entry = {**self._settings, "samples": len(cells[0]), "zip_data": None}
         entry["raw_data"] = self._file_entry(basename, raw)
-        stored, compression = raw, self._settings["compression"]
-        if compression is not None:
-            basename += ".zstd"
-            stored = compress(raw, str(compression))
+        stored = raw
+        if self._compression is not None:
+            basename += f".{extension(self._compression)}"
+            stored = compress(raw, self._compression)
             entry["zip_data"] = self._file_entry(basename, stored)
-        self._store.put(basename, stored)
+        self._put(basename, stored)
         self._shards.append(entry)
-        self._samples, self._num_bytes = [], self._empty_bytes
+        if self._has_journal:
+            _put_entries(self._store, JOURNAL_NAME, self._shards)
+
+    def _interleave(self, cells: list[list[Cell]], sizes: list[np.ndarray]) -> list[Any]:
+        """Return, sample by sample, the sizes of its variable cells and then all its cells."""
+        variable = [
+            size for size, fixed in zip(sizes, self._fixed.values(), strict=True) if fixed is None
+        ]
+        if not variable:
+            cells, step = list(cells), len(cells)
+        else:
+            table = np.stack(variable, axis=1).astype("<u4").tobytes()
+            width = SIZE_BYTES * len(variable)
+            heads: list[Cell] = [table[at : at + width] for at in range(0, len(table), width)]
+            cells, step = [heads, *cells], len(cells) + 1
+        pieces: list[Any] = [b""] * (step * len(cells[0]))
+        for place, column in enumerate(cells):
+            pieces[place::step] = column
+        return pieces
+
+    def _finish(self) -> None:
+        _put_entries(self._store, INDEX_NAME, self._shards)
+        if self._has_journal:
+            self._store.delete(JOURNAL_NAME)
 
     def _file_entry(self, basename: str, data: bytes) -> dict[str, Any]:
-        algorithms: Any = self._settings["hashes"]
-        hashes = {algorithm: digest(algorithm, data) for algorithm in algorithms}
+        hashes = {algorithm: digest(algorithm, data) for algorithm in self._hashes}
         return {"basename": basename, "bytes": len(data), "hashes": hashes}
+
+
+def merge_index(store: Store, parts: Sequence[str]) -> int:
+    """Publish the index of a corpus whose parts were written side by side; their files stay.
+
+    Args:
+        store: The folder that holds the parts.
+        parts: Names of folders below it, each with an index.json of its own, in the order in which
+            their samples are to stand.
+
+    Returns:
+        The samples of all parts.
+
+    Raises:
+        StorageError: A part has no index, or the store has one already.
+        ShardError: The index of a part is malformed.
+    """
+    if store.exists(INDEX_NAME):
+        raise StorageError(f"{store.url} holds a corpus already; delete it or change the URL")
+    merged, num_samples = [], 0
+    for part in parts:
+        num_samples += int(read_index(store.child(part)).samples.sum())
+        entries = _read_entries(store.child(part), INDEX_NAME)
+        for file in filter(None, (entry[kind] for entry in entries for kind in _FILES)):
+            file["basename"] = f"{part.strip('/')}/{file['basename']}"
+        merged += entries
+    _put_entries(store, INDEX_NAME, merged)
+    return num_samples
+
+
+def _put_entries(store: Store, name: str, entries: list[dict[str, Any]]) -> None:
+    index = {"shards": entries, "version": VERSION}
+    store.put(name, json.dumps(index, sort_keys=True).encode("utf-8"))
+
+
+def _read_entries(store: Store, name: str) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(store.get(name))["shards"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ShardError(f"{store.url}/{name} is no list of shards ({error}); delete it") from error
+
+
+def _is_whole(store: Store, entry: dict[str, Any]) -> bool:
+    """Tell whether the file of a shard is there as it was written."""
+    file = entry["zip_data"] or entry["raw_data"]
+    if not store.exists(file["basename"]) or store.head(file["basename"]) != file["bytes"]:
+        return False
+    data = np.empty(file["bytes"], np.uint8)
+    store.get_range_into(file["basename"], 0, data)
+    try:
+        check_digest(f"{store.url}/{file['basename']}", data, file["hashes"])
+    except ShardError:
+        return False
+    return True
