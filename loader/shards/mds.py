@@ -59,6 +59,20 @@ class MDSShard(Shard):
                 raise ShardError(f"{where}: {error}") from error
         return values
 
+    def cells(self, column: str) -> list[memoryview]:
+        """Return the bytes of every sample as they are encoded, views of the shard's own.
+
+        Raises:
+            ShardError: There is no such column, or a sample is malformed.
+        """
+        self.encoding(column)
+        try:
+            spans = self._native.spans(column, np.arange(self.num_samples)).tolist()
+        except _core.ShardFault as error:
+            raise ShardError(str(error)) from None
+        held = memoryview(self._buffer)
+        return [held[begin:end] for begin, end in spans]
+
     def _find(self, column: str) -> _core.Elements:
         return self._native.elements(column)
 
