@@ -233,7 +233,7 @@ def _as_dataset(plan: MosaicPlan, world: "World") -> Any:
     if canonical is None:
         parts = 64 if plan.shuffle_algo in ("py1s", "py2s") else 1
         canonical = parts * world.num_nodes
-    dataset = SimpleNamespace(
+    dataset: Any = SimpleNamespace(
         **{name: getattr(plan, name) for name in _READ},
         streams=[SimpleNamespace(choose=s.chosen, proportion=s.proportion) for s in plan.streams],
         num_streams=len(plan.streams),

@@ -6,6 +6,7 @@ is kept. Names and defaults are theirs.
 Source: mosaicml-streaming 0.13, `streaming/base/dataset.py`.
 """
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -41,6 +42,8 @@ class MosaicStream:
         if not sum(sizes):
             raise ConfigError("a stream holds no samples: leave it out")
         object.__setattr__(self, "samples_per_shard", sizes)
+        if self.proportion is not None and not 0 <= self.proportion < math.inf:
+            raise ConfigError(f"proportion must be a finite number >= 0, not {self.proportion!r}")
         if self.choose is not None:
             object.__setattr__(self, "choose", _whole("choose", self.choose, 0))
 
@@ -80,6 +83,8 @@ class MosaicPlan:
         if canonical is not None:  # 0 stands for None, as it does there
             canonical = _whole("num_canonical_nodes", canonical, 0) or None
             object.__setattr__(self, "num_canonical_nodes", canonical)
+        if not isinstance(self.shuffle, bool):
+            raise ConfigError(f"shuffle must be True or False, not {self.shuffle!r}")
         if self.sampling_method not in ("balanced", "fixed"):
             raise ConfigError(
                 f"sampling_method must be 'balanced' or 'fixed', not {self.sampling_method!r}"
@@ -112,10 +117,16 @@ class MosaicPlan:
             strict=True,
         ):
             sizes = dataset.samples_per_shard[first : first + count].tolist()
-            weighed = {"choose": int(stream.choose), "proportion": float(stream.proportion)}
-            streams.append(MosaicStream(samples_per_shard=tuple(sizes), **weighed))
-        names = [field.name for field in fields(cls) if field.name != "streams"]
-        plan = cls(streams=tuple(streams), **{name: getattr(dataset, name) for name in names})
+            choose, proportion = int(stream.choose), float(stream.proportion)
+            streams.append(
+                MosaicStream(samples_per_shard=tuple(sizes), choose=choose, proportion=proportion)
+            )
+        names = [field.name for field in fields(cls) if field.name not in ("streams", "shuffle")]
+        plan = cls(
+            streams=tuple(streams),
+            shuffle=bool(dataset.shuffle),
+            **{name: getattr(dataset, name) for name in names},
+        )
         if plan.epoch_size != dataset.epoch_size:
             raise ConfigError(
                 f"the dataset says epoch_size {dataset.epoch_size}, its streams draw "
@@ -132,6 +143,8 @@ class MosaicPlan:
         streams = []
         for stream in body["streams"]:
             _refuse_unknown(stream, MosaicStream)
+            if not isinstance(stream.get("samples_per_shard"), list):
+                raise ConfigError("each stream of a mosaic plan needs `samples_per_shard`, a list")
             streams.append(MosaicStream(**stream))
         return cls(**{**body, "streams": tuple(streams)})
 
@@ -201,10 +214,10 @@ def _refuse_foreign_order(dataset: Any) -> None:
         )
 
 
-def _refuse_unknown(body: Any, kind: type) -> None:
+def _refuse_unknown(body: Any, kind: type[MosaicPlan] | type[MosaicStream]) -> None:
     if not isinstance(body, Mapping):
         raise ConfigError(f"a {kind.__name__} is read from a dict, not {type(body).__name__}")
-    unknown = sorted(set(body) - set(kind.__dataclass_fields__))
+    unknown = sorted(set(body) - {field.name for field in fields(kind)})
     if unknown:
         raise ConfigError(f"{kind.__name__} has no {', '.join(map(str, unknown))}")
 

@@ -92,7 +92,7 @@ class MosaicState:
 
         world = dataset._parallel_rank_world
         # Their own reading of a loaded state, which would change the dataset it is called on.
-        reader = SimpleNamespace(**{name: getattr(dataset, name) for name in _READ})
+        reader: Any = SimpleNamespace(**{name: getattr(dataset, name) for name in _READ})
         reader._set_shuffle_block_size = lambda world: None
         epoch, sample = StreamingDataset._resume(reader, world, int(dataset.next_epoch))
         initial = reader.initial_physical_nodes

@@ -23,6 +23,7 @@ from moot.loader.errors import ConfigError, StateError
 from moot.loader.order.mosaic import MosaicOrder
 from moot.loader.order.mosaic_plan import MosaicPlan, MosaicStream
 from moot.loader.order.mosaic_state import MosaicState
+from moot.loader.order.mosaic_swap import MosaicSwap
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("streaming") is None,
@@ -125,6 +126,7 @@ NODES = {
     "replicated": case_of("py1br", "random", {}, 2, replication=2),
     "replicated over nodes": case_of("py1br", "random", {}, 0, replication=4),
     "odd sample": from_state("random", state(0, 13)),
+    "a swap": from_state("random", state(1, 40, initial_physical_nodes=2)),
 }
 # What we save after four batches on two nodes, for a global batch of six samples.
 OURS_ON_TWO_NODES = state(0, 24, shuffle_seed=5, initial_physical_nodes=2)
@@ -282,6 +284,16 @@ def test_global_batches_count_replicas_once(streaming):
     assert np.array_equal(together[:, 1], MosaicOrder(plan, 2, 4, 4).batches(0))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_number_of_workers_changes_nothing(streaming, method):
+    for sample in (0, 24):
+        one, three = (
+            MosaicOrder(hand_plan(batching_method=method), 1, 4, 2, workers).batches(0, sample)
+            for workers in (1, 3)
+        )
+        assert np.array_equal(one, three)
+
+
 def test_ids_lead_to_shards_and_rows(streaming):
     order = MosaicOrder(hand_plan(), 0, 1)
     shards, rows = order.locate(np.array([0, 12, 13, 59, 60, 137]))
@@ -354,6 +366,7 @@ def test_a_state_past_the_end_is_refused(streaming):
         ({"shuffle_seed": -1}, "shuffle_seed"),
         ({"num_canonical_nodes": -2}, "num_canonical_nodes"),
         ({"replication": 0}, "replication"),
+        ({"shuffle": 1}, "shuffle must be True or False"),
         ({"sampling_method": "none"}, "'balanced' or 'fixed'"),
         ({"streams": ()}, "at least one stream"),
         ({"streams": (MosaicStream(samples_per_shard=(3,), choose=0),)}, "draw no sample"),
@@ -370,6 +383,10 @@ def test_plans_name_what_they_do_not_know():
         MosaicPlan.from_dict({**body, "shuffle_algorithm": "py1e"})
     with pytest.raises(ConfigError, match="MosaicStream has no repeat"):
         MosaicPlan.from_dict({**body, "streams": [{"samples_per_shard": [1], "repeat": 2}]})
+    with pytest.raises(ConfigError, match="needs `samples_per_shard`"):
+        MosaicPlan.from_dict({**body, "streams": [{"choose": 3}]})
+    with pytest.raises(ConfigError, match="proportion must be"):
+        MosaicStream(samples_per_shard=(3,), proportion=-0.5)
     with pytest.raises(ConfigError, match="needs `streams`"):
         MosaicPlan.from_dict({"batch_size": 3})
     with pytest.raises(ConfigError, match="holds no samples"):
@@ -421,6 +438,25 @@ def test_datasets_with_an_order_of_their_own_are_refused(streaming):
     unsized.batch_size = None
     with pytest.raises(ConfigError, match="batch_size is None"):
         MosaicPlan.from_dataset(unsized)
+
+
+def test_a_swap_takes_all_that_a_loader_needs(theirs):
+    runs = theirs[0]["2x2"]["a swap"]
+    for rank, (run,) in enumerate(runs):
+        swap = run["swap"]
+        assert (swap["rank"], swap["world_size"], swap["local_world_size"]) == (rank, 4, 2)
+        assert [Path(url).name for url in swap["urls"]] == ["0", "1", "2"]
+        assert swap["plan"] == run["plan"]
+        assert swap["state"] == run["start"] == state(1, 40, initial_physical_nodes=2)
+
+
+def test_a_class_that_changes_samples_is_swapped_only_if_asked_to(streaming):
+    class Cooked(streaming.StreamingDataset):
+        def __getitem__(self, at):
+            raise NotImplementedError
+
+    with pytest.raises(ConfigError, match="Cooked changes samples in __getitem__.*as_stored=True"):
+        MosaicSwap.from_dataset(Cooked.__new__(Cooked))
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):

@@ -5,8 +5,8 @@ A job is a world (`ranks`, `ranks_per_node`) and its cases; a case is a dataset,
 runs that are made of them one after the other. Each run makes dataset and loader anew, as a
 restarted training does, loads a state and reads on. Ranks are forked from this process after the
 slow imports, one job after the other, and joined by gloo over a file. The answer to a job: rank by
-rank, case by case, run by run `{plan, start, epochs, state}`, `epochs` being lists of batches of
-sample ids.
+rank, case by case, run by run `{plan, epochs, state}`, `epochs` being lists of batches of sample
+ids; if asked for `start`, also where ours would begin and what a swap would take.
 
 Two things of theirs are moved aside, so that tests beside this one are not disturbed: the number
 with which names of shared memory begin, and the folder for lock files (TMPDIR).
@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 from mosaicml import import_streaming
@@ -45,14 +46,18 @@ def read(case, run, last_state):
     plan = MosaicPlan.from_dataset(dataset).to_dict()
     if state is not None:
         loader.load_state_dict(state)
-    start = MosaicState.from_dataset(dataset).to_dict() if run.get("start") else None
+    swap = {"start": None}
+    if run.get("start"):
+        taken = MosaicSwap.from_dataset(dataset)
+        swap = {"start": MosaicState.from_dataset(dataset).to_dict(), "swap": asdict(taken)}
+        swap["swap"]["plan"] = taken.plan.to_dict()
     epochs = []
     for _ in range(run.get("epochs", 1)):
         batches = iter(loader)
         epochs.append([batch.tolist() for batch in itertools.islice(batches, run.get("batches"))])
         state = loader.state_dict()
         batches.close()
-    return {"plan": plan, "start": start, "epochs": epochs, "state": state}
+    return {"plan": plan, "epochs": epochs, "state": state, **swap}
 
 
 def read_cases(cases):
@@ -121,6 +126,7 @@ if __name__ == "__main__":
     import torch
     from moot.loader.order.mosaic_plan import MosaicPlan
     from moot.loader.order.mosaic_state import MosaicState
+    from moot.loader.order.mosaic_swap import MosaicSwap
 
     torch.set_num_threads(1)
     gc.freeze()  # ranks and workers are forks: the fewer pages they touch, the quicker
