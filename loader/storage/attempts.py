@@ -129,7 +129,7 @@ class Attempts:
         elif self._closed.wait(wait_s):
             message = f"{errand.url} was closed; open the store again"
         if message is not None:
-            self._counters.add("errors")
+            self._counters.add("errors", float(fault.kind != "missing"))
             raise to_error(fault, message) from error
         self._counters.add("retries")
 

@@ -13,7 +13,7 @@ NAMES = (
     "hedged",  # second reads that were sent
     "hedges_won",
     "timeouts",
-    "errors",  # requests given up, also those for what is not there
+    "errors",  # requests given up, but not those for what is not there
     "wait_s",  # seconds spent waiting for a free place at the limiter
 )
 

@@ -156,6 +156,8 @@ def _of_client(error: Exception, text: str) -> Fault:
     found = _STATUS.search(text)
     if found is not None and not isinstance(error, _FINAL_ERRORS):
         return _of_status(int(found.group(1)), _server_code(text) or _reason(text, found), {})
+    if "non-partial response" in text:
+        return Fault("the server ignores ranges", "leave the option direct at true", "final")
     if "redirect without LOCATION" in text or "Received redirect" in text:
         return _of_status(301, "", {})
     if isinstance(error, _FINAL_ERRORS):
