@@ -2,7 +2,8 @@
 """Shards: bytes to columns and back, one file a format. Where bytes come from is not known here."""
 
 from .formats import find_shards, read_shard
-from .index import ShardIndex, ShardInfo, read_index
+from .index import ShardIndex, ShardInfo
+from .index_json import read_index
 from .mds_writer import MDSWriter
 from .shard import ArrayShard, Ask, Flat, Shard, gather
 

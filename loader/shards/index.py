@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""index.json: what shards there are, and what each claims about itself.
+"""The shards of a corpus: one as an object, all of them as columns.
 
-Nothing in it is trusted: types, sizes, encodings and names are checked before a byte of a shard is
-read; names that leave the corpus (absolute, or with `..`) and pickled columns are refused.
+A million shards take about 70 MB; a `ShardInfo` is made when it is asked for. Immutable, so any
+number of threads may read.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from functools import cached_property
+from typing import overload
 
 import numpy as np
-import xxhash
 
 from ..errors import ShardError
-from ..storage import Store
-from .compression import compression_level
-from .encodings import fixed_size
+from .columns import Columns, Kind, empty_texts, join_columns, join_texts, texts_of
 
 INDEX_NAME = "index.json"
 VERSION = 2
-MAX_SHARD_BYTES = 2**32 - 1  # sample offsets are 32 bits
+MAX_SHARD_BYTES = 2**32 - 1  # of an MDS shard: its sample offsets are 32 bits
+_FLUSH_ROWS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,138 +60,187 @@ class ShardInfo:
 class ShardIndex(Sequence[ShardInfo]):
     """The shards of a corpus, in order; shard i has shard_id i.
 
+    Made of `ShardInfo`s, which are not kept, or by `ShardIndex.of` of columns.
+
     Attributes:
+        columns: What it consists of.
         samples: [n] int64, the samples of each shard.
         raw_bytes: [n] int64, decoded.
         stored_bytes: [n] int64, as they are fetched.
-        digest: Names the whole index: equal where all shards and their hashes are.
+
+    Raises:
+        ShardError: A digest is no hexadecimal text.
     """
 
-    def __init__(self, shards: Iterable[ShardInfo]) -> None:
-        self._shards = list(shards)
-        self.samples = np.array([shard.num_samples for shard in self._shards], np.int64)
-        self.raw_bytes = np.array([shard.raw_bytes for shard in self._shards], np.int64)
-        self.stored_bytes = np.array([shard.stored_bytes for shard in self._shards], np.int64)
-        text = "\n".join(map(repr, self._shards))
-        self.digest = xxhash.xxh3_128_hexdigest(text.encode("utf-8"))
+    def __init__(self, shards: Iterable[ShardInfo] = ()) -> None:
+        builder = IndexBuilder()
+        for info in shards:
+            builder.add(info)
+        self._set(builder.columns())
+
+    @classmethod
+    def of(cls, columns: Columns) -> ShardIndex:
+        """Return the index that columns make up."""
+        index = cls.__new__(cls)
+        index._set(columns)
+        return index
+
+    @classmethod
+    def concat(cls, parts: Sequence[ShardIndex]) -> ShardIndex:
+        """Return the shards of all parts in a row, numbered anew."""
+        return cls.of(join_columns([part.columns for part in parts])) if parts else cls()
+
+    def _set(self, columns: Columns) -> None:
+        self.columns = columns
+        self.samples = columns.samples
+        self.raw_bytes = columns.raw_bytes
+        self.stored_bytes = columns.stored_bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """Name the whole index: equal where all shards and their hashes are, in order."""
+        return self.columns.digest()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.columns.nbytes
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ShardIndex:
+        """Return some shards in the order given, numbered anew."""
+        return ShardIndex.of(self.columns.take(np.asarray(rows, np.int64)))
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self.columns)
+
+    def __repr__(self) -> str:
+        return f"ShardIndex({len(self)} shards, {int(self.samples.sum())} samples)"
+
+    def __iter__(self) -> Iterator[ShardInfo]:
+        return map(self._row, range(len(self)))
 
     @overload
     def __getitem__(self, place: int) -> ShardInfo: ...
     @overload
-    def __getitem__(self, place: slice) -> list[ShardInfo]: ...
-    def __getitem__(self, place: int | slice) -> ShardInfo | list[ShardInfo]:
-        return self._shards[place]
+    def __getitem__(self, place: slice) -> ShardIndex: ...
+    def __getitem__(self, place: int | slice) -> ShardInfo | ShardIndex:
+        if isinstance(place, slice):
+            return self.subset(np.arange(len(self))[place])
+        row = place + len(self) if place < 0 else place
+        if not 0 <= row < len(self):
+            raise IndexError(f"shard {place} of {len(self)}")
+        return self._row(int(row))
 
-
-def read_index(store: Store) -> ShardIndex:
-    """Read and check the index.json of a corpus.
-
-    Raises:
-        StorageError: There is no index.json, or it cannot be read.
-        ShardError: It is not what an index must be.
-    """
-    where = f"{store.url}/{INDEX_NAME}"
-    try:
-        index = json.loads(store.get(INDEX_NAME))
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{where} is not JSON ({error}); write the corpus again") from error
-    version = index.get("version") if isinstance(index, dict) else None
-    if version != VERSION:
-        raise ShardError(f"{where}: version {version!r} is not {VERSION}, the one read here")
-    shards = index.get("shards")
-    if not isinstance(shards, list):
-        raise ShardError(f"{where}: 'shards' is not a list; write the corpus again")
-    columns: dict[tuple, tuple] = {}
-    return ShardIndex(_read_shard(where, i, entry, columns) for i, entry in enumerate(shards))
-
-
-def _read_shard(where: str, shard_id: int, entry: Any, columns: dict[tuple, tuple]) -> ShardInfo:
-    where = f"{where}, shard {shard_id}"
-    if not isinstance(entry, dict):
-        raise ShardError(f"{where}: not an object")
-    if entry.get("format") != "mds" or entry.get("version") != VERSION:
-        raise ShardError(
-            f"{where}: format {entry.get('format')!r} version {entry.get('version')!r} is not "
-            f"read; only mds version {VERSION} is"
+    def _row(self, i: int) -> ShardInfo:
+        columns = self.columns
+        kind = columns.kinds[columns.kind[i]]
+        basename = columns.names[i].decode("utf-8")
+        zip_basename = None
+        if kind.zip_suffix is not None:
+            zip_basename = basename + kind.zip_suffix
+        if kind.zip_suffix == "" and columns.zip_names is not None:
+            zip_basename = columns.zip_names[i].decode("utf-8")
+        digests = columns.digests[i].hex()
+        raw_digits = 2 * sum(size for _, size in kind.raw_hashes)
+        return ShardInfo(
+            shard_id=i,
+            basename=basename,
+            raw_bytes=int(self.raw_bytes[i]),
+            zip_basename=zip_basename,
+            zip_bytes=0 if zip_basename is None else int(self.stored_bytes[i]),
+            compression=kind.compression,
+            raw_hashes=_split(digests[:raw_digits], kind.raw_hashes),
+            zip_hashes=_split(digests[raw_digits:], kind.zip_hashes),
+            num_samples=int(self.samples[i]),
+            column_names=kind.column_names,
+            column_encodings=kind.column_encodings,
+            column_sizes=kind.column_sizes,
+            format=kind.format,
+            start=0 if columns.start is None else int(columns.start[i]),
+            part=0 if columns.part is None else int(columns.part[i]),
         )
-    compression = entry.get("compression")
-    if compression is not None:
+
+
+class IndexBuilder:
+    """Gathers shards one by one into columns, without keeping what it was given."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple, int] = {}
+        self._numbers = {name: array("q") for name in ("kind", "samples", "raw", "stored")}
+        self._extra = {name: array("q") for name in ("start", "part")}
+        self._texts: dict[str, list[bytes]] = {"names": [], "digests": [], "zip_names": []}
+        self._flushed: dict[str, list] = {name: [] for name in self._texts}
+
+    def __len__(self) -> int:
+        return len(self._numbers["kind"])
+
+    def add(self, info: ShardInfo) -> None:
+        """Append a shard; its shard_id is not looked at.
+
+        Raises:
+            ShardError: A digest is no hexadecimal text.
+        """
+        name, zip_name = info.basename, info.zip_basename
+        suffix, listed = zip_name, ""
+        if zip_name is not None:
+            suffix = zip_name[len(name) :] if zip_name.startswith(name) else ""
+            listed = "" if suffix else zip_name
+        raw, zipped = _digests(name, info.raw_hashes), _digests(zip_name or name, info.zip_hashes)
+        kind = (
+            *(info.format, info.compression, suffix),
+            tuple((algorithm, len(data)) for algorithm, data in raw),
+            tuple((algorithm, len(data)) for algorithm, data in zipped),
+            *(info.column_names, info.column_encodings, info.column_sizes),
+        )
+        numbers = self._numbers
+        numbers["kind"].append(self._kinds.setdefault(kind, len(self._kinds)))
+        numbers["samples"].append(info.num_samples)
+        numbers["raw"].append(info.raw_bytes)
+        numbers["stored"].append(info.stored_bytes)
+        self._extra["start"].append(info.start)
+        self._extra["part"].append(info.part)
+        self._texts["names"].append(name.encode("utf-8"))
+        self._texts["zip_names"].append(listed.encode("utf-8"))
+        self._texts["digests"].append(b"".join(data for _, data in raw + zipped))
+        if len(self._texts["names"]) == _FLUSH_ROWS:
+            self._flush()
+
+    def columns(self) -> Columns:
+        """Return what was added; nothing is added afterwards."""
+        self._flush()
+        texts = {name: join_texts(parts or [empty_texts(0)]) for name, parts in self._flushed.items()}
+        kind, samples, raw, stored = (np.array(a, np.int64) for a in self._numbers.values())
+        start, part = (np.array(a, np.int64) for a in self._extra.values())
+        return Columns(
+            tuple(Kind(*values) for values in self._kinds),
+            *(kind, samples, raw, stored),
+            *(texts[name] for name in ("names", "digests", "zip_names")),
+            *(start, part),
+        ).canonical()
+
+    def _flush(self) -> None:
+        for name, texts in self._texts.items():
+            if texts:
+                self._flushed[name].append(texts_of(texts))
+                texts.clear()
+
+
+def _digests(where: str, hashes: dict[str, str]) -> list[tuple[str, bytes]]:
+    found = []
+    for algorithm, text in sorted(hashes.items()):
         try:
-            compression_level(_typed(where, entry, "compression", str))
-        except ShardError as error:
-            raise ShardError(f"{where}: {error}") from None
-    basename, raw_bytes, raw_hashes = _read_file(f"{where}, raw_data", entry.get("raw_data"))
-    zipped: tuple[str | None, int, dict[str, str]] = (None, 0, {})
-    if compression is not None:
-        zipped = _read_file(f"{where}, zip_data", entry.get("zip_data"))
-    num_samples = _typed(where, entry, "samples", int)
-    if num_samples < 0 or 4 * (num_samples + 2) > raw_bytes:
-        raise ShardError(f"{where}: {num_samples} samples cannot be in {raw_bytes} bytes")
-    names, encodings, sizes = _read_columns(where, entry, columns)
-    return ShardInfo(
-        shard_id=shard_id,
-        basename=basename,
-        raw_bytes=raw_bytes,
-        zip_basename=zipped[0],
-        zip_bytes=zipped[1],
-        compression=compression,
-        raw_hashes=raw_hashes,
-        zip_hashes=zipped[2],
-        num_samples=num_samples,
-        column_names=names,
-        column_encodings=encodings,
-        column_sizes=sizes,
-    )
+            data = bytes.fromhex(text)
+        except ValueError:
+            data = b""
+        if 2 * len(data) != len(text):
+            raise ShardError(f"{where}: hashes must be texts of hexadecimal digits, not {text!r}")
+        found.append((algorithm, data))
+    return found
 
 
-def _read_columns(where: str, entry: dict[str, Any], columns: dict[tuple, tuple]) -> tuple:
-    keys = ("column_names", "column_encodings", "column_sizes")
-    lists = [_typed(where, entry, key, list) for key in keys]
-    found = tuple(tuple(values) for values in lists)
-    try:
-        if found in columns:  # one tuple for all shards alike
-            return columns[found]
-    except TypeError:
-        raise ShardError(f"{where}: columns must be named by texts and sized by numbers") from None
-    names, encodings, sizes = found
-    are_texts = all(isinstance(text, str) for text in names + encodings)
-    if not are_texts or len({len(values) for values in found}) != 1 or not names:
-        raise ShardError(f"{where}: names, encodings and sizes of the columns do not match")
-    if len(set(names)) != len(names):
-        raise ShardError(f"{where}: a column is named twice in {list(names)}")
-    for name, encoding, size in zip(names, encodings, sizes, strict=True):
-        try:
-            expected = fixed_size(encoding)
-        except ShardError as error:
-            raise ShardError(f"{where}, column {name!r}: {error}") from None
-        if size != expected or isinstance(size, bool):
-            raise ShardError(
-                f"{where}, column {name!r}: {encoding} has size {expected}, the index says {size!r}"
-            )
-    return columns.setdefault(found, found)
-
-
-def _read_file(where: str, entry: Any) -> tuple[str, int, dict[str, str]]:
-    if not isinstance(entry, dict):
-        raise ShardError(f"{where}: not an object")
-    basename = _typed(where, entry, "basename", str)
-    parts = basename.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in basename or "\0" in basename:
-        raise ShardError(f"{where}: the file name {basename!r} leaves the corpus; it is refused")
-    num_bytes = _typed(where, entry, "bytes", int)
-    if not 0 <= num_bytes <= MAX_SHARD_BYTES:
-        raise ShardError(f"{where}: {num_bytes} bytes is not the size of a shard")
-    hashes = _typed(where, {"hashes": entry.get("hashes") or {}}, "hashes", dict)
-    if not all(isinstance(text, str) for text in hashes.values()):
-        raise ShardError(f"{where}: hashes must be texts")
-    return basename, num_bytes, hashes
-
-
-def _typed(where: str, entry: dict[str, Any], key: str, kind: type) -> Any:
-    value = entry.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ShardError(f"{where}: {key!r} is {value!r}, not of type {kind.__name__}")
-    return value
+def _split(digits: str, sizes: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    found, at = {}, 0
+    for algorithm, size in sizes:
+        found[algorithm] = digits[at : at + 2 * size]
+        at += 2 * size
+    return found
