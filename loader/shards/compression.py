@@ -3,8 +3,8 @@
 
 Decompression fills a buffer of exactly the size that the index states and refuses a file that holds
 more or less, so a small file cannot grow past it. It runs without the GIL.
-Brotli and Snappy come with Arrow, which is needed anyway: its Brotli fills the buffer itself and is as
-fast as the `brotli` package; its Snappy costs one copy, and no other package than `cramjam` saves it.
+Brotli and Snappy come with Arrow, which is needed anyway: its Brotli fills the buffer itself and is
+as fast as the `brotli` package; its Snappy costs one copy, which only `cramjam` would save.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zstandard
 
 from ..errors import ShardError
 
-# Family: levels, default (mosaicml-streaming's, so that both write the same), extension of the file.
+# Family: levels, default (as in mosaicml-streaming, for equal files), extension of the file.
 _FAMILIES: dict[str, tuple[range, int, str]] = {
     "zstd": (range(1, 23), 3, "zstd"),
     "gz": (range(10), 9, "gz"),
@@ -72,7 +72,9 @@ def compress(data: bytes, compression: str) -> bytes:
     return pyarrow.Codec(arrow_name, **options).compress(data, asbytes=True)
 
 
-def decompress(where: str, data: np.ndarray, compression: str | None, out: np.ndarray) -> np.ndarray:
+def decompress(
+    where: str, data: np.ndarray, compression: str | None, out: np.ndarray
+) -> np.ndarray:
     """Decompress a whole file into `out`, which it must fill exactly; return `out`.
 
     Args:

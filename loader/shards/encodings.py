@@ -3,8 +3,8 @@
 
 Scalars, `bytes`, `str`, `str_int`, `str_float`, `str_decimal`, `json` and `ndarray[:dtype[:shape]]`
 are read and written. `jpeg` and `png` are the bytes of the encoded file both ways: decoding images
-is the caller's. The other image encodings are located, never decoded. `pkl` is refused everywhere:
-unpickling runs code from the data.
+is the caller's. The other image encodings are read as raw pixels or lists of files (images.py) and
+not written. `pkl` is refused everywhere: unpickling runs code from the data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShardError
+from .images import image_decoder
 
 Encoder = Callable[[Any], bytes]
 Decoder = Callable[[bytes], Any]
@@ -40,7 +41,7 @@ DTYPE_CODES = {
 _DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
 _TEXTS = ("bytes", "str", "str_int", "str_float", "str_decimal", "json")
 _IMAGES = ("jpeg", "png")
-_OPAQUE = ("pil", "jpeg_array", "jpegarray", "list[pil]", "list[jpeg]", "list[png]")
+_UNWRITTEN = ("pil", "jpeg_array", "jpegarray", "list[pil]", "list[jpeg]", "list[png]")
 
 
 def scalar_dtype(encoding: str) -> np.dtype | None:
@@ -82,14 +83,14 @@ def fixed_size(encoding: str) -> int | None:
     if encoding == "ndarray" or encoding.startswith("ndarray:"):
         name, shape = array_layout(encoding)
         return None if shape is None else math.prod(shape) * np.dtype(name).itemsize
-    if encoding in _TEXTS or encoding in _IMAGES or encoding in _OPAQUE:
+    if encoding in _TEXTS or encoding in _IMAGES or encoding in _UNWRITTEN:
         return None
     raise ShardError(f"unknown encoding {encoding!r}; known are {', '.join(known_encodings())}")
 
 
 def known_encodings() -> list[str]:
     """Return the names of all encodings that a column may have."""
-    return ["int", *DTYPE_CODES, *_TEXTS, "ndarray[:dtype[:shape]]", *_IMAGES, *_OPAQUE]
+    return ["int", *DTYPE_CODES, *_TEXTS, "ndarray[:dtype[:shape]]", *_IMAGES, *_UNWRITTEN]
 
 
 def make_encoder(encoding: str) -> Encoder:
@@ -99,7 +100,7 @@ def make_encoder(encoding: str) -> Encoder:
         ShardError: The encoding is unknown or is not written here.
     """
     fixed_size(encoding)
-    if encoding in _OPAQUE:
+    if encoding in _UNWRITTEN:
         raise ShardError(f"encoding {encoding!r} is not written; store jpeg or png files as bytes")
     if encoding.startswith("ndarray"):
         return _array_encoder(*array_layout(encoding))
@@ -120,11 +121,11 @@ def make_decoder(encoding: str) -> Decoder:
     """Return the function from the bytes of a value to the value; it raises ValueError.
 
     Raises:
-        ShardError: The encoding is unknown or is not decoded here.
+        ShardError: The encoding is unknown or refused.
     """
     fixed_size(encoding)
-    if encoding in _OPAQUE:
-        raise ShardError(f"encoding {encoding!r} is not decoded here; use jpeg or png columns")
+    if encoding in _UNWRITTEN:
+        return image_decoder(encoding)
     if encoding.startswith("ndarray"):
         name, shape = array_layout(encoding)
         return lambda data: _decode_array(data, name, shape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digests of whole files, by the names an index uses: hashlib's and xxhash's.
+"""Digests of whole files by the names an index uses, hashlib's and xxhash's; and of samples.
 
 Among several digests the strongest known is checked: long cryptographic ones first, then the old
 ones, then the fast ones that guard against accidents only.
@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from ..errors import ShardError
@@ -61,4 +62,45 @@ def check_digest(where: str, data: Any, digests: Mapping[str, str]) -> None:
         raise ShardError(
             f"{where} is corrupt: {algorithm} is {got}, the index expects {digests[algorithm]}; "
             "copy or write the file again"
+        )
+
+
+def hash_samples(buffer: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return xxh3_64 of every sample: uint64 [n].
+
+    Args:
+        buffer: uint8.
+        offsets: int64 [n + 1], ascending; sample i is `buffer[offsets[i] : offsets[i + 1]]`.
+    """
+    data, cuts = memoryview(buffer), offsets.tolist()
+    spans = zip(cuts, cuts[1:], strict=False)
+    hashes = (xxhash.xxh3_64_intdigest(data[begin:end]) for begin, end in spans)
+    return np.fromiter(hashes, np.uint64, len(cuts) - 1)
+
+
+def check_samples(
+    where: str, buffer: np.ndarray, offsets: np.ndarray, rows: np.ndarray, hashes: np.ndarray
+) -> None:
+    """Compare samples with their hashes.
+
+    Args:
+        where: The name for messages.
+        buffer: uint8, the samples one behind the other.
+        offsets: int64 [m + 1], where they lie in it.
+        rows: int64 [m], their places in the shard.
+        hashes: uint64, xxh3_64 of every sample of the shard.
+
+    Raises:
+        ShardError: One differs, or there is no hash for one.
+    """
+    if rows.size and rows[-1] >= len(hashes):
+        raise ShardError(
+            f"{where}: {len(hashes)} hashes of samples are known, there is no one for sample "
+            f"{rows[-1]}; label the corpus again"
+        )
+    differs = np.flatnonzero(hash_samples(buffer, offsets) != np.asarray(hashes, np.uint64)[rows])
+    if differs.size:
+        raise ShardError(
+            f"{where}, sample {rows[differs[0]]} is corrupt: its xxh3_64 is not the one stored for "
+            "it; copy the file again, or label the corpus again if it was rewritten"
         )

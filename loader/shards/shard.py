@@ -36,23 +36,50 @@ class Ask:
         columns: None wants all.
         allocate: Gives uint8 [num_bytes], writable: the buffers that the shard keeps, or that are
             needed while it is read.
-        verify: "strict" checks the hash of the whole file, "ranges" that of each sample where one
-            is known, "none" nothing but the layout.
-        rows: Samples wanted, ascending int64; None wants all. A format may give more.
+        verify: "strict" checks the hash of the whole file and so reads all of it; "ranges" checks
+            each sample against `hashes` and else reads what is wanted unverified; "none" checks
+            nothing but the layout. What was not verified is counted in `Shard.unverified_bytes`.
+        rows: Samples wanted, ascending int64; None wants all. A format may give more. Those not
+            read have no elements.
+        hashes: uint64 [n], xxh3_64 of the bytes of every sample of the shard, None if unknown.
     """
 
     columns: tuple[str, ...] | None = None
     allocate: Allocate = plain_bytes
     verify: Verify = "strict"
     rows: np.ndarray | None = None
+    hashes: np.ndarray | None = None
+
+    def wanted(self, info: ShardInfo, where: str) -> np.ndarray | None:
+        """Return `rows`, checked against the shard; None for all.
+
+        Raises:
+            ShardError: They do not ascend, or leave the shard.
+        """
+        if self.rows is None:
+            return None
+        rows = np.asarray(self.rows, np.int64)
+        is_inside = not rows.size or (rows[0] >= 0 and rows[-1] < info.num_samples)
+        if rows.ndim != 1 or not is_inside or (np.diff(rows) <= 0).any():
+            raise ShardError(
+                f"{where}: rows must ascend within the {info.num_samples} samples of the shard"
+            )
+        return rows
 
 
 class Shard(ABC):
-    """The decoded columns of one shard."""
+    """The decoded columns of one shard.
+
+    Attributes:
+        info: What the index says of it.
+        where: Its name in messages.
+        unverified_bytes: What was read for it and compared with no hash.
+    """
 
     def __init__(self, info: ShardInfo, where: str) -> None:
         self.info = info
         self.where = where
+        self.unverified_bytes = 0
         self._elements: dict[str, _core.Elements] = {}
 
     @property
@@ -142,8 +169,11 @@ class Flat:
 class ArrayShard(Shard):
     """A shard whose columns are flat arrays: what every format but MDS decodes to."""
 
-    def __init__(self, info: ShardInfo, columns: Mapping[str, Flat], where: str) -> None:
+    def __init__(
+        self, info: ShardInfo, columns: Mapping[str, Flat], where: str, unverified_bytes: int = 0
+    ) -> None:
         super().__init__(info, where)
+        self.unverified_bytes = unverified_bytes
         self._columns = dict(columns)
 
     @property
