@@ -19,7 +19,7 @@ from ..errors import ShardError, StorageError
 from ..storage import Store
 from .compression import compress, compression_level, extension
 from .hashing import check_digest, digest
-from .index import INDEX_NAME, MAX_SHARD_BYTES, VERSION, read_index
+from .index import INDEX_NAME, MAX_SHARD_BYTES, VERSION
 from .writer import SIZE_BYTES, Cell, Writer
 
 JOURNAL_NAME = "index.partial.json"
@@ -164,15 +164,14 @@ def merge_index(store: Store, parts: Sequence[str]) -> int:
     """
     if store.exists(INDEX_NAME):
         raise StorageError(f"{store.url} holds a corpus already; delete it or change the URL")
-    merged, num_samples = [], 0
+    merged: list[dict[str, Any]] = []
     for part in parts:
-        num_samples += int(read_index(store.child(part)).samples.sum())
         entries = _read_entries(store.child(part), INDEX_NAME)
         for file in filter(None, (entry[kind] for entry in entries for kind in _FILES)):
             file["basename"] = f"{part.strip('/')}/{file['basename']}"
         merged += entries
     _put_entries(store, INDEX_NAME, merged)
-    return num_samples
+    return sum(entry["samples"] for entry in merged)
 
 
 def _put_entries(store: Store, name: str, entries: list[dict[str, Any]]) -> None:
@@ -181,10 +180,18 @@ def _put_entries(store: Store, name: str, entries: list[dict[str, Any]]) -> None
 
 
 def _read_entries(store: Store, name: str) -> list[dict[str, Any]]:
+    """Return the shards listed, each with its samples and its files."""
     try:
-        return list(json.loads(store.get(name))["shards"])
+        entries = list(json.loads(store.get(name))["shards"])
+        for entry in entries:
+            files = [entry["raw_data"], entry["zip_data"]]
+            if not isinstance(entry["samples"], int) or not isinstance(files[0]["basename"], str):
+                raise TypeError("an entry is malformed")
+            if files[1] is not None and not isinstance(files[1]["basename"], str):
+                raise TypeError("an entry is malformed")
     except (ValueError, LookupError, TypeError) as error:
         raise ShardError(f"{store.url}/{name} is no list of shards ({error}); delete it") from error
+    return entries
 
 
 def _is_whole(store: Store, entry: dict[str, Any]) -> bool:

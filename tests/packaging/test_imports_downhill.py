@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "storage": {"errors"},
     "shards": {"errors", "storage"},
+    "convert": {"errors", "storage", "shards"},
     "corpus": {"errors", "storage", "shards"},
     "order": {"errors"},
     "prefetch": {"errors", "storage", "shards", "corpus", "order"},
