@@ -208,7 +208,9 @@ class IndexBuilder:
     def columns(self) -> Columns:
         """Return what was added; nothing is added afterwards."""
         self._flush()
-        texts = {name: join_texts(parts or [empty_texts(0)]) for name, parts in self._flushed.items()}
+        texts = {
+            name: join_texts(parts or [empty_texts(0)]) for name, parts in self._flushed.items()
+        }
         kind, samples, raw, stored = (np.array(a, np.int64) for a in self._numbers.values())
         start, part = (np.array(a, np.int64) for a in self._extra.values())
         return Columns(

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A corpus: the shards of all its streams in a row, and what is stored beside them.
+
+A shard's id is its place in that row. A sample's id is its ordinal, `first_sample[shard] + row`,
+int64. Thread-safe; nothing here reads a sample except `read`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import ShardError
+from ..shards import Ask, Shard, ShardIndex, read_shard
+from ..shards.columns import ends_of
+from ..storage import Store
+from .streams import Stream, StreamStores
+
+
+class Corpus:
+    """What exists. Made by `open_corpus`; `close()` closes its stores.
+
+    Attributes:
+        streams: What it is mixed from.
+        shards: Of all streams, in their order.
+        first_shard: [streams + 1] int64, the first shard of each stream, then their number.
+        samples_per_stream: [streams] int64.
+        samples_per_shard: [n] int64.
+        first_sample: [n + 1] int64, the id of each shard's first sample, then num_samples.
+        num_samples: Samples in all shards.
+    """
+
+    def __init__(
+        self, streams: Sequence[Stream], stores: StreamStores, indexes: Sequence[ShardIndex]
+    ) -> None:
+        self.streams = tuple(streams)
+        self.stores = stores
+        self.shards = ShardIndex.concat(indexes)
+        self.digests = tuple(index.digest for index in indexes)
+        self.first_shard = ends_of(np.array([len(index) for index in indexes], np.int64))
+        self.samples_per_shard = self.shards.samples
+        self.first_sample = ends_of(self.samples_per_shard)
+        self.samples_per_stream = np.diff(self.first_sample[self.first_shard])
+        self.num_samples = int(self.first_sample[-1])
+
+    def __repr__(self) -> str:
+        return (
+            f"Corpus({len(self.streams)} streams, {len(self.shards)} shards, "
+            f"{self.num_samples} samples)"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it lies, for messages."""
+        more = len(self.streams) - 1
+        return self.streams[0].url + (f" and {more} more streams" if more else "")
+
+    @cached_property
+    def stream_of_shard(self) -> np.ndarray:
+        """[n] int64."""
+        return np.repeat(np.arange(len(self.streams)), np.diff(self.first_shard))
+
+    def stream_of(self, shard_id: int) -> int:
+        """Return the number of the stream a shard belongs to."""
+        return int(np.searchsorted(self.first_shard, shard_id, side="right")) - 1
+
+    def store_of(self, shard_id: int) -> Store:
+        """Return the store a shard lies in."""
+        return self.stores.get(self.stream_of(shard_id))
+
+    def read(self, shard_id: int, ask: Ask | None = None) -> Shard:
+        """Read a shard; see `read_shard`.
+
+        Raises:
+            StorageError: Its file is missing or cannot be read.
+            ShardError: It is cut short, corrupt, or not the shard the index describes.
+        """
+        return read_shard(self.store_of(shard_id), self.shards[shard_id], ask)
+
+    def require(self, column: str) -> str:
+        """Return the encoding of a column that every shard has.
+
+        Raises:
+            ShardError: A shard lacks it, or shards differ in its encoding.
+        """
+        found, first = "", 0
+        columns = self.shards.columns
+        used, places = np.unique(columns.kind, return_index=True)
+        for code, shard_id in sorted(zip(used.tolist(), places.tolist(), strict=True), key=_place):
+            kind, url = columns.kinds[code], self.streams[self.stream_of(shard_id)].url
+            if column not in kind.column_names:
+                held = ", ".join(kind.column_names)
+                raise ShardError(f"{url}: no column {column!r}; the corpus holds {held}")
+            encoding = kind.column_encodings[kind.column_names.index(column)]
+            if found and found != encoding:
+                raise ShardError(
+                    f"{url}: column {column!r} is {found} in one shard (of "
+                    f"{self.streams[self.stream_of(first)].url}), {encoding} in another; write "
+                    "the corpus with one encoding"
+                )
+            found, first = encoding, shard_id
+        return found
+
+    def locate(self, sample_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where samples lie.
+
+        Args:
+            sample_ids: [m] int64, in [0, num_samples).
+
+        Returns:
+            Shards int64 [m] and rows int64 [m].
+        """
+        ids = np.asarray(sample_ids, np.int64)
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_samples:
+            raise ValueError(f"sample ids are in [0, {self.num_samples})")
+        shard = np.searchsorted(self.first_sample, ids, side="right") - 1
+        return shard, ids - self.first_sample[shard]
+
+    def close(self) -> None:
+        """Close the stores."""
+        self.stores.close()
+
+
+def _place(pair: tuple[int, int]) -> int:
+    return pair[1]
