@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from moot.loader import AgentSet, ConsoleConfig, Loader, open_corpus
-from moot.loader.shards import fetch_shard
+from moot.loader.shards import read_shard
 from moot.loader.storage import open_store
 
 
@@ -50,7 +50,7 @@ def measure_limit(url):
     started, cpu = time.perf_counter(), time.process_time()
     tokens = 0
     for info in corpus.shards:
-        tokens += int(fetch_shard(corpus.store, info).lengths("tokens").sum())
+        tokens += int(read_shard(corpus.store, info).lengths("tokens").sum())
     elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
     corpus.close()
     return {"tokens_per_s": tokens / elapsed, "cpu_s_per_gb": cpu / (tokens * 2 / 1e9)}

@@ -4,10 +4,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from ..triton_kernels.dispatch import Implementation
 from .agents import AgentSet
-from .batches.batch import FIELDS
+from .batches import FIELDS
 from .console import ConsoleConfig
 from .errors import ConfigError
 from .order import default_num_slots
@@ -26,7 +27,18 @@ class LoaderConfig:
     shuffle: bool = True
     """False reads shards and samples as they are stored."""
     column: str = "tokens"
-    """The column that holds the token ids."""
+    """The column that holds the token ids; with a tokenizer, the column that holds the text."""
+    tokenizer: str | None = None
+    """A tokenizer.json (path or URL) that turns the column's text into tokens on the fly."""
+    packing: str = "contiguous"
+    """"contiguous": documents run on from row to row; "first_fit", "best_fit": whole documents, padded;
+    "pad": one document a row."""
+    where: str | None = None
+    """Stream only documents whose stored labels fulfil this, as "quality >= 3 and domain in [0, 2]"."""
+    verify: Literal["strict", "ranges", "none"] = "strict"
+    """"strict" checks whole files; "ranges" reads only wanted samples and checks those with a hash."""
+    format: str | None = None
+    """Read only shards of this format; None takes what is there."""
 
     console: ConsoleConfig | None = None
     """None streams everything; otherwise the console selects `keep` of what is streamed."""
@@ -48,24 +60,40 @@ class LoaderConfig:
     """The number of data-parallel ranks; None reads WORLD_SIZE, 1 without it."""
     num_slots: int | None = None
     """Canonical slots of the global batch; every world size that divides it sees equal batches."""
+    replication: int = 1
+    """Ranks next to each other that get the same batch (tensor or sequence parallel)."""
+    mesh: Any = None
+    """A torch DeviceMesh to take rank and world size from, instead of the two settings above."""
+    mesh_dims: tuple[str, ...] = ("dp_replicate", "dp_shard", "dp")
+    """The dimensions of the mesh along which batches differ, as far as it has them."""
     lanes: int = 8
-    """Documents that a slot reads at once; without a console one a row."""
+    """Documents that a slot keeps open; one a row where rows run on or hold one document."""
+    num_strands: int | None = None
+    """Runs that the corpus is cut into; slots share them, and a rank reads its slots' strands."""
 
     window_shards: int = 8
-    """Shards that are shuffled together."""
+    """Shards that are open, and so shuffled together, at any time."""
     budget_bytes: int = 2 << 30
-    """The most that decoded shards may take in memory; two windows should fit."""
+    """The most that shards may take in memory; two windows should fit."""
+    cache_dir: str | None = None
+    """A folder that keeps shards as they are stored, shared by the processes of a machine."""
+    cache_limit_bytes: int | None = None
+    """The most that `cache_dir` may hold; None has no limit."""
+    on_bad_shard: Literal["fail", "substitute"] = "fail"
+    """"substitute" goes on without a shard that stays corrupt, and records it."""
     fetch_threads: int = 4
     """Shards fetched at a time."""
-    prefetch_batches: int = 2
-    """Batches made ahead."""
+    prefetch_batches: int | None = None
+    """Batches made ahead; None makes 2 with a console, else 8."""
+    batch_timeout_s: float = 900.0
+    """A batch that takes longer is an error that says what was waited for."""
     epoch_batches: int | None = None
     """Batches in what foreign trainers call an epoch; None is endless and has no len()."""
     acknowledge: bool = False
     """The state counts batches that were acknowledged instead of delivered."""
 
     fields: tuple[str, ...] = ("input_ids", "labels", "position_ids")
-    """Tensors of a batch, of input_ids, labels, position_ids and cu_seqlens."""
+    """Tensors of a batch: tokens (as stored), input_ids, labels, position_ids, cu_seqlens."""
     device: str = "cpu"
     """Where batches are handed over."""
     pin_memory: bool | None = None
@@ -82,11 +110,13 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the setting and its range."""
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
-        minimum |= {"fetch_threads": 1, "prefetch_batches": 1, "num_probes": 1, "flush_steps": 1}
+        minimum |= {"fetch_threads": 1, "num_probes": 1, "flush_steps": 1, "replication": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name, least in (("num_slots", 1), ("epoch_batches", 1), ("seed", 0)):
+        optional = {"num_slots": 1, "epoch_batches": 1, "seed": 0, "num_strands": 1}
+        optional |= {"prefetch_batches": 1, "cache_limit_bytes": 1}
+        for name, least in optional.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
@@ -95,9 +125,10 @@ class LoaderConfig:
         unknown = set(self.fields) - set(FIELDS)
         if unknown:
             raise ConfigError(f"unknown batch fields {sorted(unknown)}: choose from {FIELDS}")
-        if self.console is not None and self.console.policy_lag < self.prefetch_batches:
+        self._check_choices()
+        if self.console is not None and self.console.policy_lag < self.depth:
             raise ConfigError(
-                f"policy_lag must be at least prefetch_batches ({self.prefetch_batches}), not "
+                f"policy_lag must be at least prefetch_batches ({self.depth}), not "
                 f"{self.console.policy_lag}: batches made ahead are decided already"
             )
         self._check_ranks()
@@ -106,6 +137,23 @@ class LoaderConfig:
                 "with several ranks a ledger needs `attempt`: let rank 0 take "
                 "loader.ledger.next_attempt(store) and tell the others"
             )
+
+    def _check_choices(self) -> None:
+        choices = {
+            "packing": ("contiguous", "first_fit", "best_fit", "pad"),
+            "verify": ("strict", "ranges", "none"),
+            "on_bad_shard": ("fail", "substitute"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.console is not None and self.packing != "contiguous":
+            raise ConfigError(
+                f"packing {self.packing!r} cannot be had with a console, whose selection is packed "
+                "as documents running on: leave packing at 'contiguous'"
+            )
+        if not self.batch_timeout_s > 0:
+            raise ConfigError(f"batch_timeout_s must be above 0, not {self.batch_timeout_s}")
 
     def _check_ranks(self) -> None:
         slots, (rank, world_size) = self.slots, self.ranks
@@ -125,8 +173,39 @@ class LoaderConfig:
         return self.num_slots or default_num_slots(self.batch_rows)
 
     @property
+    def depth(self) -> int:
+        """Batches made ahead."""
+        return self.prefetch_batches or (8 if self.console is None else 2)
+
+    @property
     def ranks(self) -> tuple[int, int]:
-        """(rank, world_size), from the settings or else the environment."""
+        """(rank, world_size) of the data, from the mesh, the settings or else the environment.
+
+        Ranks that get the same batch count once.
+        """
+        if self.mesh is not None:
+            return self._mesh_ranks()
+        rank, world_size = self._process_ranks()
+        if world_size % self.replication:
+            raise ConfigError(
+                f"replication ({self.replication}) must divide world_size ({world_size})"
+            )
+        return rank // self.replication, world_size // self.replication
+
+    def _mesh_ranks(self) -> tuple[int, int]:
+        names = [name for name in self.mesh_dims if name in (self.mesh.mesh_dim_names or ())]
+        if not names:
+            raise ConfigError(
+                f"the mesh has dimensions {self.mesh.mesh_dim_names}, none of mesh_dims "
+                f"{self.mesh_dims}: name those along which batches differ"
+            )
+        rank, world_size = 0, 1
+        for name in names:
+            size = self.mesh.size(self.mesh.mesh_dim_names.index(name))
+            rank, world_size = rank * size + self.mesh.get_local_rank(name), world_size * size
+        return rank, world_size
+
+    def _process_ranks(self) -> tuple[int, int]:
         rank, world_size = self.rank, self.world_size
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,7 +11,7 @@ Source: docs/architecture.md, "How one step comes about".
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -22,21 +22,25 @@ from torch.utils.data import DataLoader, IterableDataset
 from .agents import AgentSet
 from .config import LoaderConfig
 from .console import Console
+from .corpus import Stream
 from .errors import AgentError, ConfigError, StateError
 from .ledger import Ledger, StepRecord
 from .metrics import Meter
-from .opening import load_agents, make_plan, open_source
-from .order import new_table
-from .prefetch import Ahead, Source
+from .opening import load_agents, make_plan, open_mixture, open_source
+from .order import Mixture
+from .planning import StrandPlanner
+from .prefetch import Ahead, BufferPool, Source
 from .probes import ProbeBatch, ProbePlan, draw_probes
 from .records import BatchPieces, batch_pieces, probe_record, step_record
 from .state import check_plan, decode, encode
-from .steps import Step, StepMaker, slot_layout
+from .steps import Planner, Step, StepMaker, slot_layout
 from .storage import open_store
 
 Batch = dict[str, torch.Tensor]
 _RECENT = 64  # batches whose sample ids are still known; trainers look ahead by a few
 _UNACKNOWLEDGED = 4096  # more than any trainer looks ahead
+_PLANNED_AHEAD = 64  # steps of a plan
+_BATCH_BYTES = 1 << 30  # batches that a consumer holds on to beyond this are not reused
 
 
 class _Batches(IterableDataset[Batch]):
@@ -88,7 +92,8 @@ class Loader(DataLoader[Batch]):
     """Stream a corpus as batches of packed documents, selected by a console if there is one.
 
     Args:
-        url: The bucket folder that holds the corpus: a path, file:// or s3://.
+        url: The folder that holds the corpus: a path, or a URL of a bucket or server; or several
+            streams that are mixed.
         settings: The fields of `LoaderConfig`; `batch_rows` and `seq_len` are required.
 
     Raises:
@@ -101,7 +106,7 @@ class Loader(DataLoader[Batch]):
     _is_accelerate_prepared = True
     use_stateful_dataloader = True
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str | Sequence[Stream], **settings: Any) -> None:
         self.config = config = LoaderConfig.from_settings(settings)
         _, world_size = config.ranks
         super().__init__(_Batches(self), batch_size=None)
@@ -123,14 +128,16 @@ class Loader(DataLoader[Batch]):
         except BaseException:
             self._threads.close()
             raise
-        self._plan = make_plan(config, self._slot_layout, self._source.corpus, self._agents)
+        self._plan = make_plan(config, self._slot_layout, self._source, self._agents)
+        self._mixture = open_mixture(self._source.corpus)
+        self._buffers = BufferPool(_BATCH_BYTES)
         self._maker: StepMaker | None = None
         self._delivered = self._acknowledged = 0
-        self._table = self._delivered_table = new_table(self._slot_layout)
+        self._table = self._delivered_table = self._planner().table
         self._pending: OrderedDict[int, tuple[np.ndarray, StepRecord | None]] = OrderedDict()
         self._recent: OrderedDict[int, BatchPieces] = OrderedDict()
         self._probes: ProbeBatch | None = None
-        self._meter = Meter(self._source.cache, self._agents)
+        self._meter = Meter(self._source, self._agents)
         self._ledger: Ledger | None = None
 
     # Iteration -----------------------------------------------------------------------------------
@@ -194,14 +201,28 @@ class Loader(DataLoader[Batch]):
         if self._threads.is_closed:
             raise StateError("the loader is closed: open another one")
         if self._threads.ahead is None:
+            planner = self._planner()
+            planner.load(self._delivered_table.copy())
             self._maker = StepMaker(
-                self._source, self.config, self._slot_layout, self.console, self._agents
+                self._source,
+                self.config,
+                self._slot_layout,
+                planner,
+                self.console,
+                self._agents,
+                self._buffers.allocate,
             )
-            self._maker.cursor.load(self._delivered_table.copy())
-            depth = self.config.prefetch_batches
-            ready = self.console.settled if self.console is not None else _always
-            self._threads.ahead = Ahead(self._maker.make, ready, first=self._delivered, depth=depth)
+            self._threads.ahead = Ahead(
+                self._maker.make,
+                self.console.settled if self.console is not None else _always,
+                first=self._delivered,
+                depth=self.config.depth,
+                timeout_s=self.config.batch_timeout_s,
+            )
         return self._threads.ahead
+
+    def _planner(self) -> Planner:
+        return StrandPlanner(self._slot_layout, self._source.order, self._source, self._mixture)
 
     def _check_feedback(self, ahead: Ahead[Step]) -> None:
         """Do not wait for feedback that can no longer come: the consumer is here, not training."""
@@ -216,6 +237,27 @@ class Loader(DataLoader[Batch]):
             )
         self.console.skip(step)
         ahead.notify()
+
+    def set_mixture(self, weights: Sequence[float], step: int | None = None) -> int:
+        """Give the streams other weights from a step on.
+
+        Args:
+            weights: One a stream, of any scale.
+            step: The first step they hold for; None takes the earliest that is not yet made.
+
+        Returns:
+            The step. It is in the state: a resumed run changes at the same step.
+
+        Raises:
+            StateError: The step is made already, or may be.
+            ConfigError: The weights do not fit.
+        """
+        earliest = self._delivered + self.config.depth + _PLANNED_AHEAD + 1
+        step = earliest if step is None else step
+        if step < earliest and self._threads.ahead is not None:
+            raise StateError(f"steps up to {earliest - 1} may be planned: change it from there on")
+        self._mixture.change(step, weights)
+        return step
 
     # Feedback ------------------------------------------------------------------------------------
 
@@ -297,6 +339,7 @@ class Loader(DataLoader[Batch]):
         body = {
             "plan": self._plan,
             "step": self._acknowledged,
+            "mixture": self._mixture.state(self._acknowledged),
             "console": self.console.state_dict() if self.console is not None else None,
         }
         return encode(body, self._table)
@@ -308,6 +351,7 @@ class Loader(DataLoader[Batch]):
         body, table = decode(state)
         check_plan(body["plan"], self._plan)
         self._threads.stop()
+        self._mixture.load(body["mixture"])
         if self.console is not None:
             self.console.load_state_dict(body["console"])
         self._table = self._delivered_table = table
@@ -372,7 +416,9 @@ class Loader(DataLoader[Batch]):
             self._ledger = None
 
     def _epoch(self) -> float:
-        return float(self._table[0, 0]) / self._source.corpus.num_samples
+        order = self._source.order
+        positions = self._table[: order.num_strands * order.num_streams, 0]
+        return float(positions.sum()) / self._source.corpus.num_samples
 
 
 def _always(step: int) -> bool:

@@ -3,47 +3,80 @@
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .agents import AgentSet
 from .config import LoaderConfig
-from .corpus import Corpus, open_corpus
-from .order import Order, SlotLayout
+from .corpus import Corpus, Stream, Where, open_corpus
+from .order import Mixture, Order, SlotLayout
+from .order.weights import Weight, epoch_choose
 from .prefetch import ShardCache, Source
-from .shards import fetch_shard
+from .prefetch.failures import lost_shard
+from .shards import Ask, Shard
 from .storage import open_store
 
+if TYPE_CHECKING:
+    from .shards.tokenise import Tokeniser
 
-def open_source(url: str, config: LoaderConfig) -> Source:
+TOKENS = "tokens"  # what a tokenised column is called
+
+
+def open_source(url: str | Sequence[Stream], config: LoaderConfig) -> Source:
     """Open a corpus with its order and its shard cache."""
-    corpus = open_corpus(url, config.storage_options)
-    order = Order(
-        corpus.samples_per_shard,
-        seed=config.seed,
-        window_shards=config.window_shards,
-        shuffle=config.shuffle,
+    streams = [Stream(url, format=config.format)] if isinstance(url, str) else list(url)
+    corpus = open_corpus(
+        streams,
+        config.storage_options,
+        cache_dir=config.cache_dir,
+        cache_limit_bytes=config.cache_limit_bytes,
     )
-    cache = ShardCache(
-        corpus.shards,
-        lambda info: fetch_shard(corpus.store, info),
-        budget_bytes=config.budget_bytes,
-        num_threads=config.fetch_threads,
-    )
+    cache = None
     try:
-        return Source(corpus, config.column, order, cache)
+        encoding = corpus.require(config.column)
+        tokeniser, column = _open_tokeniser(config), config.column
+        if tokeniser is not None:
+            encoding, column = f"ndarray:{tokeniser.dtype}", TOKENS
+        where = Where.parse(config.where) if config.where is not None else None
+        order = _open_order(corpus, config)
+        cache = ShardCache(
+            _fetch(corpus, config, where, tokeniser),
+            lambda shard_id: int(corpus.shards.raw_bytes[shard_id])
+            + int(corpus.shards.stored_bytes[shard_id]),
+            budget_bytes=config.budget_bytes,
+            num_threads=config.fetch_threads,
+            on_bad_shard=config.on_bad_shard,
+            substitute=lambda shard_id: lost_shard(corpus.shards[shard_id]),
+            name=lambda shard_id: f"shard {corpus.shards[shard_id].stored_name}",
+            deadline_s=config.batch_timeout_s,
+        )
+        return Source(corpus, column, encoding, order, cache, where)
     except BaseException:
-        cache.close()
+        if cache is not None:
+            cache.close()
         corpus.close()
         raise
 
 
-def load_agents(url: str, config: LoaderConfig) -> AgentSet | None:
+def open_mixture(corpus: Corpus) -> Mixture:
+    """Return the mixture that the weights of the streams ask for."""
+    weights = [
+        Weight(proportion=stream.proportion, repeat=stream.repeat, choose=stream.choose)
+        for stream in corpus.streams
+    ]
+    return Mixture(epoch_choose(corpus.samples_per_stream.tolist(), weights).tolist())
+
+
+def load_agents(url: str | Sequence[Stream], config: LoaderConfig) -> AgentSet | None:
     """Load the agents of a console: those given, or those beside the corpus."""
     if config.console is None:
         return None
     if isinstance(config.agents, AgentSet):
         return config.agents
-    where = config.agents or url.rstrip("/").rsplit("/", 1)[0]
+    first = url if isinstance(url, str) else url[0].url
+    where = config.agents or first.rstrip("/").rsplit("/", 1)[0]
     store = open_store(where.removesuffix("/agents.safetensors"), config.storage_options)
     try:
         return AgentSet.load(store)
@@ -52,18 +85,23 @@ def load_agents(url: str, config: LoaderConfig) -> AgentSet | None:
 
 
 def make_plan(
-    config: LoaderConfig, layout: SlotLayout, corpus: Corpus, agents: AgentSet | None
+    config: LoaderConfig, layout: SlotLayout, source: Source, agents: AgentSet | None
 ) -> dict[str, Any]:
     """Return what must be equal for a state to mean the same batches."""
-    names = ("seed", "shuffle", "window_shards", "batch_rows", "seq_len", "column")
+    names = ("seed", "shuffle", "window_shards", "batch_rows", "seq_len", "column", "where")
     plan: dict[str, Any] = {name: getattr(config, name) for name in names}
     plan |= {
-        "index": _digest([repr(info) for info in corpus.shards]),
+        "index": source.corpus.shards.digest,
         "num_slots": layout.num_slots,
+        "num_strands": layout.num_strands,
         "lanes": layout.lanes,
+        "packing": layout.packing.name.lower(),
         "num_candidates": layout.num_candidates,
+        "tokenizer": None,
         "console": None,
     }
+    if (tokeniser := _open_tokeniser(config)) is not None:
+        plan["tokenizer"] = tokeniser.digest
     if config.console is not None and agents is not None:
         plan["console"] = config.console.to_dict()
         plan["num_probes"] = config.num_probes
@@ -71,6 +109,56 @@ def make_plan(
         infos = [agent.to_dict() for agent in agents.agents]
         plan["agents"] = _digest([*model, json.dumps(infos, sort_keys=True)])
     return json.loads(json.dumps(plan))  # as a state that was saved reads
+
+
+def _open_order(corpus: Corpus, config: LoaderConfig) -> Order:
+    by_stream = np.split(corpus.samples_per_shard, corpus.first_shard[1:-1])
+    num_strands = config.num_strands
+    if num_strands is None:
+        num_strands = 1
+        smallest = min(int(samples.sum()) for samples in by_stream)
+        most = min(config.window_shards, smallest) if config.shuffle else 1
+        while num_strands * 2 <= most and config.slots % (num_strands * 2) == 0:
+            num_strands *= 2
+    return Order(
+        by_stream,
+        seed=config.seed,
+        num_strands=num_strands,
+        ways=max(1, config.window_shards // num_strands),
+        shuffle=config.shuffle,
+    )
+
+
+def _open_tokeniser(config: LoaderConfig) -> "Tokeniser | None":
+    if config.tokenizer is None:
+        return None
+    from .shards.tokenise import Tokeniser
+
+    return Tokeniser.load(config.tokenizer, config.storage_options)
+
+
+def _fetch(
+    corpus: Corpus, config: LoaderConfig, where: Where | None, tokeniser: "Tokeniser | None"
+) -> Callable[[int, Callable[[int], np.ndarray]], Shard]:
+    """Return the call that reads one shard: only what is wanted of it, checked, tokenised."""
+    wanted = {config.column}
+    if isinstance(config.agents, AgentSet):
+        wanted |= {agent.column for agent in config.agents.agents if agent.column is not None}
+    columns = tuple(sorted(wanted)) if config.console is None else None
+
+    def fetch(shard_id: int, allocate: Callable[[int], np.ndarray]) -> Shard:
+        rows = hashes = None
+        verify = config.verify
+        if where is not None:
+            hashes = corpus.sample_hashes(shard_id)
+            if hashes is not None or verify != "strict":
+                rows = corpus.wanted(shard_id, where)
+                verify = "ranges" if verify == "strict" else verify
+        ask = Ask(columns=columns, allocate=allocate, verify=verify, rows=rows, hashes=hashes)
+        shard = corpus.read(shard_id, ask)
+        return shard if tokeniser is None else tokeniser.encode_shard(shard, config.column, TOKENS)
+
+    return fetch
 
 
 def _digest(parts: list[str]) -> str:

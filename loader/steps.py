@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one step is made: cut candidates, fetch, score, select, pack.
+"""How one step is made: take its plan, fetch, score, select, pack.
 
 Everything here is a function of (corpus, settings, step, policy): neither timing nor the world
-size enters. Each rank cuts the candidates of all slots, because the cursor is global, and
-fetches, scores and packs those of its own slots.
+size enters. Each rank plans the pieces of all slots, because the cursor is global, and fetches,
+scores and packs those of its own slots. Plans are made for many steps at a time, so that a step
+itself costs one native call and little else.
 """
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,17 +25,38 @@ from .batches import (
     Candidates,
     DeviceCopy,
     Kept,
+    Place,
+    Placement,
     gather_candidates,
     keep_within,
     make_batch,
 )
-from .batches.gather import Place
 from .config import LoaderConfig
 from .console import Console, Policy
-from .order import Cursor, Pieces, SlotLayout
+from .order import Block, Packing, SlotLayout
 from .prefetch import Source
 
 Result = TypeVar("Result", DocumentScores, Selection)
+
+_BLOCK_STEPS = 64
+_BLOCK_PIECES = 1 << 14
+_NO_TOKENS = np.empty(0, np.uint16)
+_NO_START = np.empty(0, np.int64)
+
+
+class Planner(Protocol):
+    """Says which pieces the next steps are made of."""
+
+    table: np.ndarray
+
+    def load(self, table: np.ndarray) -> None:
+        """Continue from a saved table."""
+
+    def advance(self, step: int, num_steps: int) -> Block:
+        """Plan at least one and at most `num_steps` steps."""
+
+    def prefetch(self, source: Source, step: int) -> None:
+        """Start fetching what the steps from `step` on will touch."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +83,60 @@ class Step:
 def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
     """Settle how the global batch is cut, candidates included."""
     rows = config.batch_rows // config.slots
-    if config.console is None:
-        return SlotLayout(
-            num_slots=config.slots, rows_per_slot=rows, row_tokens=config.seq_len, lanes=rows
-        )
-    mean = max(source.mean_piece_tokens(config.seq_len), 1.0)
-    rounds = math.ceil(rows * config.seq_len / (config.keep * mean * config.lanes))
+    packing = Packing[config.packing.upper()]
+    lanes, num_candidates = config.lanes, 0
+    if config.console is not None:
+        packing = Packing.OFFER
+        mean = max(source.mean_piece_tokens(config.seq_len), 1.0)
+        rounds = math.ceil(rows * config.seq_len / (config.keep * mean * config.lanes))
+        num_candidates = rounds * config.lanes
+    elif packing in (Packing.CONTIGUOUS, Packing.PAD):
+        lanes = rows
     return SlotLayout(
         num_slots=config.slots,
         rows_per_slot=rows,
         row_tokens=config.seq_len,
-        lanes=config.lanes,
-        num_candidates=rounds * config.lanes,
+        lanes=lanes,
+        packing=packing,
+        num_candidates=num_candidates,
+        num_strands=source.order.num_strands,
     )
+
+
+class _Local:
+    """The part of a block that stands in this rank's slots, cut step by step."""
+
+    def __init__(self, block: Block, slots: range, slot_tokens: int) -> None:
+        self.first_step = block.first_step
+        self.tables = block.tables
+        step = np.repeat(np.arange(block.num_steps), np.diff(block.end, prepend=0))
+        local = (block.slot >= slots.start) & (block.slot < slots.stop)
+        picked = np.flatnonzero(local)
+        self.slot = block.slot[picked] - slots.start
+        self.shard, self.row = block.shard[picked], block.row[picked]
+        self.offset, self.length = block.offset[picked], block.length[picked]
+        self.target = block.target[picked] + self.slot * slot_tokens
+        self.end = np.searchsorted(step[picked], np.arange(block.num_steps), side="right").tolist()
+        self.shard_ids, table = np.unique(self.shard, return_inverse=True)
+        self.table = table.astype(np.int32)
+        self.row32 = self.row.astype(np.int32)
+        self.ordinal = np.arange(len(picked))
+        touched = np.unique(step[picked] * len(self.shard_ids) + table)
+        owner = touched // max(len(self.shard_ids), 1)
+        cuts = np.searchsorted(owner, np.arange(1, block.num_steps))
+        self._touched = np.split(touched % max(len(self.shard_ids), 1), cuts)
+
+    def __contains__(self, step: int) -> bool:
+        return self.first_step <= step < self.first_step + len(self.end)
+
+    def pieces(self, step: int) -> slice:
+        """Which of the block's local pieces stand in a step."""
+        at = step - self.first_step
+        return slice(self.end[at - 1] if at else 0, self.end[at])
+
+    def touched(self, step: int) -> np.ndarray:
+        """Which of `shard_ids` a step reads from."""
+        return self._touched[step - self.first_step]
 
 
 class StepMaker:
@@ -83,8 +147,10 @@ class StepMaker:
         source: Source,
         config: LoaderConfig,
         layout: SlotLayout,
+        planner: Planner,
         console: Console | None,
         agents: AgentSet | None,
+        allocate: Callable[[int], np.ndarray],
     ) -> None:
         rank, world_size = config.ranks
         local = layout.num_slots // world_size
@@ -96,55 +162,100 @@ class StepMaker:
         self._layout = BatchLayout(
             slots=local, rows_per_slot=layout.rows_per_slot, row_tokens=layout.row_tokens
         )
-        self._copy = DeviceCopy(config.device, config.pin_memory)
-        self.cursor = Cursor(layout, source.lengths)
+        self._copy = DeviceCopy(config.device, config.pin_memory, allocate)
+        self._planner = planner
+        self._block: _Local | None = None
+        self._block_steps = 1  # the first batch waits for no more than it needs
 
     def make(self, step: int) -> Step:
-        """Make the step that the cursor stands at."""
-        self._source.prefetch(self.cursor.next_position, self.cursor.open_positions)
-        candidates = self._gather(self.cursor.advance())
-        started = time.perf_counter()
-        policy = self._console.policy(step) if self._console is not None else None
-        scores = selection = None
-        if policy is not None:
-            scores, selection = self._select(step, candidates, policy)
-        chosen = self._chosen(candidates, selection)
-        select_s = time.perf_counter() - started
-        kept = keep_within(chosen, candidates.length, self._layout)
-        batch = make_batch(
-            candidates.tokens, candidates.start, kept, self._layout, self._config.fields
-        )
-        sent, copied = self._copy.send(batch)
-        table = self.cursor.table.copy()
-        return Step(
-            step=step,
-            batch=sent,
-            copied=copied,
-            table=table,
-            candidates=candidates,
-            kept=kept,
-            scores=scores,
-            selection=selection,
-            policy=policy,
-            select_s=select_s,
-            room=self._layout.rows * self._layout.row_tokens,
-        )
+        """Make a step; steps are made one after the other."""
+        if self._block is None or step not in self._block:
+            self._block = self._plan(step)
+        block = self._block
+        if self._console is None:
+            return self._stream(step, block)
+        return self._choose(step, block, self._console.policy(step))
 
     def receive(self, step: Step) -> dict[str, torch.Tensor]:
         """Hand the batch over to the caller's stream."""
         return self._copy.receive(step.batch, step.copied)
 
-    def _gather(self, pieces: Pieces) -> Candidates:
-        local = (pieces.slot >= self._slots.start) & (pieces.slot < self._slots.stop)
-        shard, row = self._source.order.locate(pieces.position[local])
-        return gather_candidates(
+    def _plan(self, step: int) -> _Local:
+        self._planner.prefetch(self._source, step)
+        block = self._planner.advance(step, self._block_steps)
+        pieces = max(int(block.end[-1]) // block.num_steps, 1)
+        self._block_steps = max(1, min(2 * self._block_steps, _BLOCK_STEPS, _BLOCK_PIECES // pieces))
+        return _Local(block, self._slots, self._layout.slot_tokens)
+
+    def _stream(self, step: int, block: _Local) -> Step:
+        """Pack all of a step's pieces where the plan puts them."""
+        at = block.pieces(step)
+        touched = block.touched(step)
+        held = self._source.cache.get(block.shard_ids[touched].tolist())
+        tables = [None] * len(block.shard_ids)
+        for place, shard in zip(touched.tolist(), held, strict=True):
+            tables[place] = shard.elements(self._source.column)
+        first = next(table for table in tables if table is not None)
+        pieces = Placement(
+            block.table[at], block.row32[at], block.offset[at], block.length[at], block.target[at]
+        )
+        batch = self._pack([first if table is None else table for table in tables], pieces)
+        shard, row = block.shard[at], block.row[at]
+        candidates = Candidates(
+            block.slot[at],
+            shard,
+            row,
+            self._source.corpus.first_sample[shard] + row,
+            block.offset[at],
+            block.length[at],
+            _NO_START,
+            _NO_TOKENS,
+        )
+        kept = Kept(block.ordinal[: at.stop - at.start], block.target[at], block.length[at])
+        table = block.tables[step - block.first_step]
+        return self._step(step, batch, table, candidates, kept)
+
+    def _choose(self, step: int, block: _Local, policy: Policy) -> Step:
+        """Score a step's candidates, select among them and pack those that are kept."""
+        at = block.pieces(step)
+        candidates = gather_candidates(
             self._source.cache.get,
-            self._config.column,
-            pieces.slot[local] - self._slots.start,
-            Place(shard, row, pieces.offset[local], pieces.length[local]),
+            self._source.column,
+            block.slot[at],
+            Place(block.shard[at], block.row[at], block.offset[at], block.length[at]),
             self._source.corpus.first_sample,
             self._source.token_dtype,
         )
+        started = time.perf_counter()
+        scores, selection = self._select(step, candidates, policy)
+        chosen = self._chosen(candidates, selection)
+        select_s = time.perf_counter() - started
+        kept = keep_within(chosen, candidates.length, self._layout)
+        zeros = np.zeros(len(kept.candidate), np.int64)
+        table, row = np.zeros(len(zeros), np.int32), kept.candidate.astype(np.int32)
+        batch = self._pack(
+            [candidates.elements()], Placement(table, row, zeros, kept.length, kept.target)
+        )
+        made = self._step(step, batch, block.tables[step - block.first_step], candidates, kept)
+        return replace(made, scores=scores, selection=selection, policy=policy, select_s=select_s)
+
+    def _pack(self, tables: list, pieces: Placement) -> dict[str, torch.Tensor]:
+        dtype = self._source.stored_dtype
+        return make_batch(
+            tables, pieces, self._layout, self._config.fields, self._copy.empty, dtype
+        )
+
+    def _step(
+        self,
+        step: int,
+        batch: dict[str, torch.Tensor],
+        table: np.ndarray,
+        candidates: Candidates,
+        kept: Kept,
+    ) -> Step:
+        sent, copied = self._copy.send(batch)
+        room = self._layout.tokens
+        return Step(step, sent, copied, table, candidates, kept, None, None, None, 0.0, room)
 
     def _select(
         self, step: int, candidates: Candidates, policy: Policy
@@ -168,11 +279,9 @@ class StepMaker:
         )
         return _on_cpu(scores), _on_cpu(selection)
 
-    def _chosen(self, candidates: Candidates, selection: Selection | None) -> list[np.ndarray]:
+    def _chosen(self, candidates: Candidates, selection: Selection) -> list[np.ndarray]:
         """List each slot's kept candidates in stream order, the one cut to fit last."""
         first = np.searchsorted(candidates.slot, np.arange(self._layout.slots + 1))
-        if selection is None:
-            return [np.arange(*first[slot : slot + 2]) for slot in range(self._layout.slots)]
         order, num_kept = selection.order.numpy(), selection.num_kept.numpy()
         return [
             first[slot] + np.append(np.sort(order[slot, :kept]), order[slot, kept : kept + 1])

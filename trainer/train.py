@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..loader import AgentSet, ConfigError, ConsoleConfig, Loader, open_corpus
-from ..loader.shards import fetch_shard
+from ..loader.shards import read_shard
 from ..loader.storage import open_store
 from .checkpoint import load_latest, random_state, save_checkpoint, set_random_state
 from .config import RunConfig
@@ -278,7 +278,7 @@ class Trainer:
         corpus = open_corpus(url, self.config.data.storage_options)
         documents: list[np.ndarray] = []
         for info in corpus.shards:
-            shard = fetch_shard(corpus.store, info)
+            shard = read_shard(corpus.store, info)
             values = shard.values("tokens", np.arange(info.num_samples))
             documents += [np.asarray(tokens, dtype=np.int64) for tokens in values]
         corpus.close()

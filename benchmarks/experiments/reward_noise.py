@@ -20,7 +20,7 @@ import torch
 from moot.loader import Loader, open_corpus
 from moot.loader.agents import AgentSet
 from moot.loader.console.probes import standardise
-from moot.loader.shards import fetch_shard
+from moot.loader.shards import read_shard
 from moot.loader.storage import open_store
 from moot.trainer.config import RunConfig
 from moot.trainer.corpora import read_meta
@@ -44,7 +44,7 @@ def read_column(url, column):
     corpus = open_corpus(url)
     values = []
     for info in corpus.shards:
-        shard = fetch_shard(corpus.store, info)
+        shard = read_shard(corpus.store, info)
         values += shard.values(column, np.arange(info.num_samples))
     corpus.close()
     return values

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kept pieces, packed into rows of `row_tokens` tokens.
+"""Kept pieces, packed into rows of `row_tokens` tokens by one native call.
 
-The pieces of a slot stand one after the other in the slot's rows; one that crosses the end of a row
-goes on in the next as a segment of its own. A segment starts where `position_ids` is 0; its first
-label is -100, because nothing before it may predict it. Labels are unshifted: the model shifts.
+A segment is a run of tokens of one piece in one row; it starts where `position_ids` is 0, and its
+first label is -100, because nothing before it may predict it. Labels are unshifted: the model shifts.
+Padding is a segment of its own. `tokens` are as stored; the wide fields are made in the same call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from .._core import pack
+from .. import _core
+from ..errors import ShardError
 
 PAD = 0
-FIELDS = ("input_ids", "labels", "position_ids", "cu_seqlens")
+FIELDS = ("tokens", "input_ids", "labels", "position_ids", "cu_seqlens")
+_WIDE = ("input_ids", "labels", "position_ids")
+
+Empty = Callable[[int, np.dtype], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +40,37 @@ class BatchLayout:
         """The rows of the local batch."""
         return self.slots * self.rows_per_slot
 
+    @property
+    def tokens(self) -> int:
+        """The tokens that the local batch has room for."""
+        return self.rows * self.row_tokens
+
 
 @dataclass(frozen=True)
 class Kept:
     """Which candidates are trained on, and where: [k] int64 each.
 
     `candidate` indexes the step's candidates, `target` is the first token's place in the local
-    batch, `length` may be shorter than the candidate where the last piece was cut to fit.
+    batch, ascending; `length` may be shorter than the candidate where the last piece was cut to fit.
     """
 
     candidate: np.ndarray
     target: np.ndarray
     length: np.ndarray
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Pieces to pack: elements [offset, offset + length) of row `row` of table `table`.
+
+    `table` and `row` are [k] int32, `offset`, `length` and `target` [k] int64; targets ascend.
+    """
+
+    table: np.ndarray
+    row: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    target: np.ndarray
 
 
 def keep_within(slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchLayout) -> Kept:
@@ -70,37 +93,55 @@ def keep_within(slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchL
 
 
 def make_batch(
-    tokens: np.ndarray, start: np.ndarray, kept: Kept, layout: BatchLayout, fields: Sequence[str]
+    tables: Sequence[_core.Elements],
+    pieces: Placement,
+    layout: BatchLayout,
+    fields: Sequence[str],
+    empty: Empty,
+    token_dtype: np.dtype,
 ) -> dict[str, torch.Tensor]:
-    """Pack kept pieces.
+    """Pack pieces.
 
     Args:
-        tokens: The candidates' tokens, one after the other.
-        start: [m + 1] int64, where each candidate begins.
-        kept: What to place where.
+        tables: Where the tokens lie, counted by `pieces.table`.
+        pieces: What to place where.
         layout: The shape of the local batch.
         fields: Names out of `FIELDS`.
+        empty: Gives uninitialised memory for a number of elements of a dtype.
+        token_dtype: The type of `tokens`.
 
     Returns:
-        `input_ids`, `labels`, `position_ids`: [rows, row_tokens] int64. `cu_seqlens`: [segments +
-        1] int32, the segment borders of the flattened batch, padding included as segments.
+        `tokens` [rows, row_tokens] of `token_dtype`; `input_ids`, `labels`, `position_ids`: [rows,
+        row_tokens] int64. `cu_seqlens`: [segments + 1] int32, the segment borders of the flattened
+        batch, padding included as segments.
+
+    Raises:
+        ShardError: A piece leaves its sample, or a type cannot hold its tokens.
     """
-    names = FIELDS[:3]
-    size = layout.rows * layout.row_tokens
-    flat = {name: np.empty(size, dtype=np.int64) for name in names}
-    source = start[kept.candidate]
-    pack(
-        tokens,
-        source,
-        kept.target,
-        kept.length,
-        layout.row_tokens,
-        PAD,
-        *(flat[name] for name in names),
-    )
+    size = layout.tokens
+    made = {name: empty(size, np.dtype(np.int64)) for name in _WIDE if name in fields}
+    if "cu_seqlens" in fields and "position_ids" not in made:
+        made["position_ids"] = empty(size, np.dtype(np.int64))
+    if "tokens" in fields:
+        made["tokens"] = empty(size, token_dtype)
+    try:
+        _core.pack(
+            tables,
+            pieces.table,
+            pieces.row,
+            pieces.offset,
+            pieces.length,
+            pieces.target,
+            layout.row_tokens,
+            PAD,
+            size,
+            **{name: tensor.numpy() for name, tensor in made.items()},
+        )
+    except _core.ShardFault as error:
+        raise ShardError(str(error)) from None
     shape = (layout.rows, layout.row_tokens)
-    batch = {name: torch.from_numpy(flat[name]).view(shape) for name in names if name in fields}
+    batch = {name: made[name].view(shape) for name in FIELDS if name in made and name in fields}
     if "cu_seqlens" in fields:
-        borders = np.append(np.flatnonzero(flat["position_ids"] == 0), size)
+        borders = np.append(np.flatnonzero(made["position_ids"].numpy() == 0), size)
         batch["cu_seqlens"] = torch.from_numpy(borders.astype(np.int32))
     return batch

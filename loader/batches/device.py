@@ -1,28 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on their way to the device: pinned memory, and a copy stream of the loader's own."""
+"""Batches on their way to the device: pooled or pinned memory, and a copy stream of the loader's own.
 
+A batch is packed right into the memory that it travels in. Pinned memory comes from torch's caching
+allocator, which hands none out again before a copy from it has ended.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
 import torch
+
+_TORCH_DTYPES = {
+    name: getattr(torch, name)
+    for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+}
+
+
+def plain_memory(num_bytes: int) -> np.ndarray:
+    """Return uint8 [num_bytes], uninitialised."""
+    return np.empty(num_bytes, np.uint8)
 
 
 class DeviceCopy:
-    """Pins batches, or copies them to a CUDA device on a stream of its own.
+    """Gives memory for batches, and copies them to a CUDA device on a stream of its own.
 
     Args:
         device: "cpu", or a CUDA device such as "cuda:0".
         pin: Pin batches that stay on the CPU; None pins where CUDA is there.
+        allocate: Gives uint8 memory for batches that are not pinned.
     """
 
-    def __init__(self, device: str | torch.device = "cpu", pin: bool | None = None) -> None:
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        pin: bool | None = None,
+        allocate: Callable[[int], np.ndarray] = plain_memory,
+    ) -> None:
         self.device = torch.device(device)
-        self._pin = torch.cuda.is_available() if pin is None else pin
+        wants_pin = torch.cuda.is_available() if pin is None else pin
+        self._pin = wants_pin or self.device.type == "cuda"
+        self._allocate = allocate
         self._stream = torch.cuda.Stream(device=self.device) if self.device.type == "cuda" else None
+
+    def empty(self, size: int, dtype: np.dtype) -> torch.Tensor:
+        """Return an uninitialised tensor [size] on the CPU for a batch that is to be sent."""
+        if self._pin:
+            return torch.empty(size, dtype=_TORCH_DTYPES[dtype.name], pin_memory=True)
+        return torch.from_numpy(self._allocate(size * dtype.itemsize).view(dtype))
 
     def send(
         self, batch: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
         """Start the copy; the event, if any, is to be waited for before the batch is used."""
-        if self._pin or self._stream is not None:
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         if self._stream is None:
             return batch, None
         with torch.cuda.stream(self._stream):

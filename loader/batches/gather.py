@@ -6,15 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._core import Elements
 from ..shards import Shard, gather
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where pieces are stored: [m] int64 each."""
+
+    shard: np.ndarray
+    row: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
 
 
 @dataclass(frozen=True)
 class Candidates:
     """Candidate pieces of the local slots of one step, slot after slot.
 
-    `slot`, `shard`, `row`, `sample_id`, `offset`, `length` are [m] int64; `tokens` holds the pieces
-    one after the other as stored, `start` [m + 1] int64 where each begins.
+    `slot`, `shard`, `row`, `sample_id`, `offset`, `length` are [m] int64. Where they are to be
+    scored, `tokens` holds the pieces one after the other as stored and `start` [m + 1] int64 where
+    each begins; where nothing is scored, both are empty.
     """
 
     slot: np.ndarray
@@ -30,25 +42,23 @@ class Candidates:
         """Name each piece by sample and offset: [m] int64, distinct within a step."""
         return (self.sample_id << 32) ^ self.offset
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where pieces are stored: [m] int64 each."""
-
-    shard: np.ndarray
-    row: np.ndarray
-    offset: np.ndarray
-    length: np.ndarray
+    def elements(self) -> Elements:
+        """Return where the gathered tokens of each candidate lie."""
+        begin = self.start[:-1] * self.tokens.itemsize
+        lengths = self.length.astype(np.uint32)
+        name = self.tokens.dtype.name
+        return Elements(self.tokens.view(np.uint8), begin, lengths, name, "candidates")
 
 
-def gather_tokens(
-    get: Callable[[Sequence[int]], list[Shard]], column: str, place: Place, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Copy pieces out of their shards.
-
-    Returns:
-        tokens [sum of lengths] of `dtype`, and where each piece starts, [m + 1] int64.
-    """
+def gather_candidates(
+    get: Callable[[Sequence[int]], list[Shard]],
+    column: str,
+    slot: np.ndarray,
+    place: Place,
+    first_sample: np.ndarray,
+    dtype: np.dtype,
+) -> Candidates:
+    """Copy candidate pieces out of their shards and name their samples."""
     start = np.concatenate([[0], np.cumsum(place.length)]).astype(np.int64)
     tokens = np.empty(int(start[-1]), dtype=dtype)
     shard_ids, shard_pos = np.unique(place.shard, return_inverse=True)
@@ -61,19 +71,6 @@ def gather_tokens(
         place.offset + place.length,
         tokens,
     )
-    return tokens, start
-
-
-def gather_candidates(
-    get: Callable[[Sequence[int]], list[Shard]],
-    column: str,
-    slot: np.ndarray,
-    place: Place,
-    first_sample: np.ndarray,
-    dtype: np.dtype,
-) -> Candidates:
-    """Gather the tokens of candidate pieces and name their samples."""
-    tokens, start = gather_tokens(get, column, place, dtype)
     sample_id = first_sample[place.shard] + place.row
     return Candidates(
         slot, place.shard, place.row, sample_id, place.offset, place.length, start, tokens

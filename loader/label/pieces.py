@@ -16,7 +16,7 @@ import numpy as np
 
 from ..corpus import Corpus
 from ..errors import AgentError
-from ..shards import Shard, fetch_shard, gather
+from ..shards import Shard, gather
 
 _LABELS = ("document_id", "source_id", "domain", "is_reference")  # one value a piece
 
@@ -99,14 +99,14 @@ def sample_pieces(corpus: Corpus, limits: SampleLimits, seed: int, *, is_referen
     quotas = np.ceil(limits.max_pieces * size_bytes / size_bytes.sum()).astype(np.int64)
     parts = []
     for pos, quota in zip(shard_pos, quotas, strict=True):
-        shard = fetch_shard(corpus.store, corpus.shards[pos])
+        shard = corpus.read(int(pos))
         first = int(corpus.first_sample[pos])
         part = _sample_shard(shard, first, int(quota), limits.seq_len, rng)
         parts.append(part)
     pieces = Pieces.concat(parts)
     if not len(pieces):
         raise AgentError(
-            f"{corpus.store.url}: its documents hold no token, so there is nothing to fit on; "
+            f"{corpus.url}: its documents hold no token, so there is nothing to fit on; "
             "build the corpus again with `moot corpus`"
         )
     pieces = pieces.take(_within_limits(pieces.lengths, limits, rng))

@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots, lanes and the cursor: how far the stream has been read.
 
-The global batch is cut into `num_slots` canonical slots. A slot reads through `lanes` open
-documents at once, so that one long document never fills a step alone; a lane that has finished
-its document opens the next one of the order. So all slots read the same part of the order at the
-same time, however long their documents are. How far they have read depends on document lengths
-only, never on a policy or on the rank: the cursor is equal on all ranks, and any world size that
-divides `num_slots` reads the same global batches.
+The global batch is cut into `num_slots` canonical slots, which share the strands of the order evenly.
+A slot keeps some documents open, its lanes: rows that a document runs on in, or whole documents that
+wait for room. How far it has read depends on document lengths only, never on a policy or on the
+rank: the cursor is equal on all ranks, and any world size that divides `num_slots` reads the same
+global batches. Several steps are planned at a time, in one native call.
+Source: csrc/plan.h.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from enum import IntEnum
 
 import numpy as np
 
-from .._core import fill, offer
+from .._core import draws, plan
 from ..errors import ConfigError, StateError
+from .mixture import Mixture
+from .strands import Order
 
-_AHEAD_LIMIT = 1 << 22  # a slot that meets this many empty documents in a row gives up
+_AHEAD_LIMIT = 1 << 22  # a strand that meets this many documents without a token gives up
+_SLACK = 1.25  # documents looked into beyond what the last plan used
 
-Lengths = Callable[[np.ndarray], np.ndarray]
-_Part = tuple[np.ndarray, np.ndarray, np.ndarray]
+Documents = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Packing(IntEnum):
+    """How pieces come into rows; the numbers are those of csrc/plan.h."""
+
+    CONTIGUOUS = 0
+    OFFER = 1
+    PAD = 2
+    FIRST_FIT = 3
+    BEST_FIT = 4
 
 
 def default_num_slots(batch_rows: int) -> int:
@@ -34,127 +46,158 @@ def default_num_slots(batch_rows: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotLayout:
-    """How a global batch is cut.
-
-    `num_candidates` None means that nothing is selected: each slot fills its rows to the last
-    token.
-    """
+    """How a global batch is cut. `num_candidates` counts for Packing.OFFER alone."""
 
     num_slots: int
     rows_per_slot: int
     row_tokens: int
     lanes: int
-    num_candidates: int | None = None
+    packing: Packing = Packing.CONTIGUOUS
+    num_candidates: int = 0
+    num_strands: int = 1
 
     def __post_init__(self) -> None:
         """Refuse layouts that cannot be read."""
-        for name in ("num_slots", "rows_per_slot", "row_tokens", "lanes"):
+        for name in ("num_slots", "rows_per_slot", "row_tokens", "lanes", "num_strands"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.num_candidates is None and self.lanes != self.rows_per_slot:
-            raise ConfigError("without selection a slot has one lane a row")
+        is_by_row = self.packing in (Packing.CONTIGUOUS, Packing.PAD)
+        if is_by_row and self.lanes != self.rows_per_slot:
+            raise ConfigError(f"{self.packing.name.lower()} packing has one lane a row")
+        if self.num_slots % self.num_strands:
+            raise ConfigError(
+                f"num_strands ({self.num_strands}) must divide num_slots ({self.num_slots})"
+            )
 
 
 @dataclass(frozen=True)
-class Pieces:
-    """Candidate pieces of one step, slot after slot.
+class Block:
+    """Pieces of several steps, step after step and slot after slot.
 
-    `slot`, `position` (in the order), `offset` and `length` (tokens) are [m] int64.
+    `end` [steps] int64 is the number of pieces up to and with each step, `tables` [steps, rows, 2]
+    int64 the cursor behind it. `slot`, `shard`, `row`, `offset`, `length` (tokens) and `target` (token
+    in the slot's rows) are [m] int64.
     """
 
+    first_step: int
+    end: np.ndarray
+    tables: np.ndarray
     slot: np.ndarray
-    position: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
     offset: np.ndarray
     length: np.ndarray
+    target: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """The steps that are planned."""
+        return len(self.end)
 
 
-def new_table(layout: SlotLayout) -> np.ndarray:
+def new_table(layout: SlotLayout, num_streams: int = 1) -> np.ndarray:
     """Return the table of a cursor that has read nothing."""
-    table = np.zeros((1 + layout.num_slots * layout.lanes, 2), dtype=np.int64)
-    table[1:, 0] = -1
+    num_queues = layout.num_strands * num_streams
+    table = np.zeros((num_queues + layout.num_slots * layout.lanes, 2), dtype=np.int64)
+    table[num_queues:, 0] = -1
     return table
 
 
 class Cursor:
-    """How far the stream has been read: the next document, and what each lane has open.
+    """How far the stream has been read: what each strand draws next, and what each lane has open.
 
-    `table` is [1 + num_slots * lanes, 2] int64: first (next position, 0), then, slot after slot,
-    (position, offset) of each lane's open document, position -1 where a lane is free.
+    `table` is [num_strands * num_streams + num_slots * lanes, 2] int64: first, strand after strand, each
+    stream's (next position, credit), then, slot after slot, (key, offset) of each lane's open
+    document, key -1 where a lane is free.
 
     Args:
         layout: How the global batch is cut.
-        lengths: Returns the number of tokens, int64 [m], of the documents at positions int64 [m].
+        order: Where the documents stand.
+        lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]); below 0 where a
+            document is not wanted.
+        mixture: The weights of the streams.
     """
 
-    def __init__(self, layout: SlotLayout, lengths: Lengths) -> None:
+    def __init__(
+        self, layout: SlotLayout, order: Order, lengths: Documents, mixture: Mixture
+    ) -> None:
         self.layout = layout
+        self.order = order
+        self.mixture = mixture
         self._lengths = lengths
-        self.table = new_table(layout)
-        self._ahead = 2 * layout.num_slots * layout.lanes
+        self.table = new_table(layout, order.num_streams)
+        self._num_queues = order.num_streams * layout.num_strands
+        lanes_per_strand = layout.lanes * layout.num_slots // layout.num_strands
+        self._per_step = float(lanes_per_strand)
 
     def load(self, table: np.ndarray) -> None:
         """Continue from a saved table; StateError if its shape does not fit."""
         if table.shape != self.table.shape:
             raise StateError(
                 f"the saved cursor has shape {table.shape}, this loader needs {self.table.shape}: "
-                "resume with the batch_rows, num_slots and lanes of the run that saved it"
+                "resume with the batch_rows, num_slots, lanes and streams of the run that saved it"
             )
         self.table = np.ascontiguousarray(table, dtype=np.int64)
 
-    @property
-    def next_position(self) -> int:
-        """The position of the next document that a lane opens."""
-        return int(self.table[0, 0])
+    def open_keys(self) -> np.ndarray:
+        """The keys of the open documents: [k] int64."""
+        keys = self.table[self._num_queues :, 0]
+        return keys[keys >= 0]
 
-    @property
-    def open_positions(self) -> np.ndarray:
-        """The positions of the open documents: [k] int64."""
-        positions = self.table[1:, 0]
-        return positions[positions >= 0]
+    def advance(self, step: int, num_steps: int) -> Block:
+        """Plan at least one and at most `num_steps` steps from `step` on, and move on behind them."""
+        if self.mixture.starts_at(step):
+            self.table = self.table.copy()
+            self.table[: self._num_queues, 1] = 0  # what an old mixture owed counts no more
+        change = self.mixture.next_change(step)
+        if change is not None:
+            num_steps = min(num_steps, change - step)
+        count = int(self._per_step * num_steps * _SLACK) + 8
+        while count <= _AHEAD_LIMIT:
+            block = self._plan(step, num_steps, count)
+            if block is not None:
+                return block
+            count *= 4
+        raise StateError(f"{_AHEAD_LIMIT} documents in a row hold no token or are not wanted")
 
-    def advance(self) -> Pieces:
-        """Cut one step of all slots and move on."""
-        while self._ahead <= _AHEAD_LIMIT:
-            parts = self._cut(table := self.table.copy())
-            if parts is not None:
-                self.table = table
-                return _join(parts)
-            self._ahead *= 2
-        raise StateError(f"{_AHEAD_LIMIT} documents in a row hold no token")
+    def _plan(self, step: int, num_steps: int, count: int) -> Block | None:
+        """Plan with `count` draws of each strand; None if that was too few for one step."""
+        layout, weights = self.layout, self.mixture.at(step)
+        ahead, shards, rows = [], [], []
+        for strand in range(layout.num_strands):
+            first = strand * self.order.num_streams
+            pairs = self.table[first : first + self.order.num_streams]
+            keys = draws(pairs, weights, first, count)
+            shard, row = self.order.locate(keys)
+            length = self._lengths(shard, row)
+            wanted = np.flatnonzero(length >= 0)
+            if len(wanted) < count:
+                keys, shard, row, length = (a[wanted] for a in (keys, shard, row, length))
+            ahead.append((wanted, keys, length))
+            shards.append(shard)
+            rows.append(row)
+        lane_shard, lane_row, lane_lengths = self._lanes()
+        shape = [self.order.num_streams, layout.num_strands, layout.num_slots, layout.lanes]
+        shape += [layout.rows_per_slot, layout.row_tokens, layout.num_candidates, layout.packing]
+        planned = plan(shape, self.table, lane_lengths, weights, ahead, num_steps)
+        end, tables, slot, document, offset, length, target = planned
+        if not len(end):
+            return None
+        tables = tables.reshape(len(end), *self.table.shape)
+        drawn = tables[-1, : self._num_queues, 0].sum() - self.table[: self._num_queues, 0].sum()
+        self._per_step = max(float(drawn) / len(end) / layout.num_strands, 1.0)
+        self.table = tables[-1]
+        # Documents of lanes are numbered ~lane: negative, so they index from the back.
+        shard = np.concatenate([*shards, lane_shard[::-1]])[document]
+        row = np.concatenate([*rows, lane_row[::-1]])[document]
+        return Block(step, end, tables, slot, shard, row, offset, length, target)
 
-    def _cut(self, table: np.ndarray) -> list[_Part] | None:
-        """Advance `table`; None when the order was not looked into far enough."""
-        layout = self.layout
-        first = int(table[0, 0])
-        ahead = self._lengths(np.arange(first, first + self._ahead, dtype=np.int64))
-        lane_lengths = self._lane_lengths(table[1:, 0])
-        parts: list[_Part] = []
-        for slot in range(layout.num_slots):
-            lanes = slice(slot * layout.lanes, (slot + 1) * layout.lanes)
-            open_documents = table[1:][lanes]
-            cursor = np.concatenate([table[0, :1], open_documents.reshape(-1)])
-            reading = (cursor, lane_lengths[lanes], ahead[int(table[0, 0]) - first :])
-            if layout.num_candidates is None:
-                part = fill(*reading, layout.row_tokens)
-            else:
-                part = offer(*reading, layout.num_candidates, layout.row_tokens)
-            if part is None:
-                return None
-            table[0, 0] = cursor[0]
-            open_documents[:] = cursor[1:].reshape(-1, 2)
-            parts.append(cast(_Part, part))
-        return parts
-
-    def _lane_lengths(self, positions: np.ndarray) -> np.ndarray:
-        """Return the tokens of each lane's open document, 0 where a lane is free."""
-        lengths = np.zeros(len(positions), dtype=np.int64)
-        is_open = positions >= 0
-        if is_open.any():
-            lengths[is_open] = self._lengths(positions[is_open])
-        return lengths
-
-
-def _join(parts: list[_Part]) -> Pieces:
-    slots = [np.full(len(part[0]), slot, dtype=np.int64) for slot, part in enumerate(parts)]
-    position, offset, length = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Pieces(np.concatenate(slots), position, offset, length)
+    def _lanes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return shard, row and tokens of each lane's open document, zeros where a lane is free."""
+        keys = self.table[self._num_queues :, 0]
+        shard, row, length = np.zeros((3, len(keys)), dtype=np.int64)
+        is_open = np.flatnonzero(keys >= 0)
+        if len(is_open):
+            shard[is_open], row[is_open] = self.order.locate(keys[is_open])
+            length[is_open] = self._lengths(shard[is_open], row[is_open])
+        return shard, row, length

@@ -6,10 +6,14 @@ step holds never depends on timing. An error while making a step is raised where
 asked for.
 """
 
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from ..errors import StorageError
 
 Item = TypeVar("Item")
 
@@ -22,14 +26,22 @@ class Ahead(Generic[Item]):
         ready: Whether a step may be made now. It must stay true once it is true.
         first: The first step.
         depth: How many made steps may wait.
+        timeout_s: How long a step may be waited for.
     """
 
     def __init__(
-        self, make: Callable[[int], Item], ready: Callable[[int], bool], *, first: int, depth: int
+        self,
+        make: Callable[[int], Item],
+        ready: Callable[[int], bool],
+        *,
+        first: int,
+        depth: int,
+        timeout_s: float = 900.0,
     ) -> None:
         self._make = make
         self._ready = ready
         self._depth = depth
+        self._timeout_s = timeout_s
         self._next = first
         self._made: deque[Item | BaseException] = deque()
         self._changed = threading.Condition()
@@ -55,7 +67,8 @@ class Ahead(Generic[Item]):
     def peek(self) -> Item:
         """Return the next item and leave it in the queue."""
         with self._changed:
-            self._changed.wait_for(lambda: self._made or self._closed)
+            if not self._made and not self._closed:
+                self._wait()
             return self._first()
 
     def take(self) -> Item:
@@ -79,6 +92,17 @@ class Ahead(Generic[Item]):
         if self._changed.acquire(blocking=False):
             self._changed.notify_all()
             self._changed.release()
+
+    def _wait(self) -> None:
+        """Wait for an item; past the deadline say where the thread that makes it stands."""
+        if self._changed.wait_for(lambda: self._made or self._closed, self._timeout_s):
+            return
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else "  it has ended\n"
+        raise StorageError(
+            f"no batch in {self._timeout_s:.0f} s (batch_timeout_s); the thread that makes them is "
+            f"at:\n{stack}"
+        )
 
     def _first(self) -> Item:
         if not self._made:

@@ -6,43 +6,76 @@ from collections import OrderedDict
 
 import numpy as np
 
-from ..corpus import Corpus
+from ..corpus import Corpus, Where
 from ..order import Order
 from .cache import ShardCache
 
 _SHARDS_MEASURED = 4
+NOT_WANTED = -1  # the length of a document that is passed over
 
 
 class Source:
-    """A corpus with its order and its shard cache: where documents come from."""
+    """A corpus with its order and its shard cache: where documents come from.
 
-    def __init__(self, corpus: Corpus, column: str, order: Order, cache: ShardCache) -> None:
-        self.token_dtype = _token_dtype(corpus.require(column))
+    Args:
+        corpus: What exists.
+        column: The column that holds tokens once a shard is read.
+        encoding: The encoding of that column.
+        order: Where documents stand.
+        cache: The decoded shards.
+        where: Documents that it refuses are passed over and, where possible, never fetched.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        column: str,
+        encoding: str,
+        order: Order,
+        cache: ShardCache,
+        where: Where | None = None,
+    ) -> None:
+        self.token_dtype = token_dtype(encoding)
+        self.stored_dtype = np.dtype(encoding.split(":")[1] if ":" in encoding else "int64")
         self.corpus = corpus
         self.column = column
         self.order = order
         self.cache = cache
+        self.window_shards = order.ways * order.num_strands
+        self._where = where
+        self._fixed = _fixed_length(encoding) if where is None else None
         self._lock = threading.Lock()
         self._lengths: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lengths_kept = 4 * self.window_shards * order.num_streams
 
-    def lengths(self, positions: np.ndarray) -> np.ndarray:
-        """Return the tokens, int64 [m], of the documents at some positions of the order."""
-        shards, rows = self.order.locate(positions)
-        return self.lengths_at(shards, rows)
-
-    def lengths_at(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the tokens, int64 [m], of the documents at (shard, row)."""
+    def lengths(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the tokens, int64 [m], of the documents at (shard, row); -1 where not wanted."""
+        if self._fixed is not None:
+            return np.full(len(shards), self._fixed, dtype=np.int64)
         lengths = np.empty(len(shards), dtype=np.int64)
         for shard_id in np.unique(shards).tolist():
-            chosen = shards == shard_id
+            chosen = np.flatnonzero(shards == shard_id)
             lengths[chosen] = self._shard_lengths(shard_id)[rows[chosen]]
         return lengths
 
-    def prefetch(self, position: int, open_positions: np.ndarray) -> None:
-        """Start fetching what the open documents, and reading from `position` on, will touch."""
-        held, _ = self.order.locate(open_positions)
-        ahead = self.order.shards_from(position, 2 * self.order.window_shards)
-        self.cache.prefetch(list(dict.fromkeys([*held.tolist(), *ahead])))
+    def prefetch(self, table: np.ndarray, open_keys: np.ndarray, weights: np.ndarray) -> None:
+        """Start fetching what will be touched next, in order of need.
+
+        Args:
+            table: The cursor's rows of strands and streams: (next position, credit).
+            open_keys: The keys of the open documents.
+            weights: [num_streams], how often each stream is drawn.
+        """
+        held, _ = self.order.locate(open_keys)
+        upcoming: list[tuple[float, int]] = []
+        share = weights / weights.sum()
+        for queue, position in enumerate(table[:, 0].tolist()):
+            drawn = float(share[queue % self.order.num_streams])
+            if drawn:
+                ahead = self.order.upcoming(queue, position)
+                upcoming += [(distance / drawn, shard) for distance, shard in ahead]
+        upcoming.sort()
+        self.cache.prefetch(list(dict.fromkeys([*held.tolist(), *(s for _, s in upcoming)])))
 
     def close(self) -> None:
         """Join all threads and let go of the shards."""
@@ -54,23 +87,9 @@ class Source:
         num_shards = len(self.corpus.shards)
         some = np.linspace(0, num_shards - 1, min(_SHARDS_MEASURED, num_shards)).astype(int)
         lengths = np.concatenate([self._shard_lengths(i) for i in np.unique(some).tolist()])
+        lengths = np.maximum(lengths, 0)
         pieces = np.ceil(lengths / piece_tokens).sum()
         return float(lengths.sum() / pieces) if pieces else 0.0
-
-    def _shard_lengths(self, shard_id: int) -> np.ndarray:
-        with self._lock:
-            known = self._lengths.get(shard_id)
-            if known is not None:
-                self._lengths.move_to_end(shard_id)
-        if known is not None:
-            return known
-        (shard,) = self.cache.get([shard_id])
-        lengths = shard.lengths(self.column).astype(np.int64)
-        with self._lock:
-            self._lengths[shard_id] = lengths
-            while len(self._lengths) > 4 * self.order.window_shards:
-                self._lengths.popitem(last=False)
-        return lengths
 
     def scalars(self, column: str, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return a stored scalar column at (shard, row)."""
@@ -82,9 +101,42 @@ class Source:
             values[place == i] = table[rows[place == i]]
         return values
 
+    def _shard_lengths(self, shard_id: int) -> np.ndarray:
+        with self._lock:
+            known = self._lengths.get(shard_id)
+            if known is not None:
+                self._lengths.move_to_end(shard_id)
+                return known
+        lengths = self._measure(shard_id)
+        with self._lock:
+            self._lengths[shard_id] = lengths
+            while len(self._lengths) > self._lengths_kept:
+                self._lengths.popitem(last=False)
+        return lengths
 
-def _token_dtype(encoding: str) -> np.dtype:
+    def _measure(self, shard_id: int) -> np.ndarray:
+        """Return the tokens of every document of a shard, from what is stored beside it if it is."""
+        stored = self.corpus.stored_lengths(shard_id)
+        if stored is None:
+            (shard,) = self.cache.get([shard_id])
+            stored = shard.lengths(self.column)
+        lengths = stored.astype(np.int64)
+        if self._where is None:
+            return lengths
+        wanted = np.full(len(lengths), NOT_WANTED, dtype=np.int64)
+        rows = self.corpus.wanted(shard_id, self._where)
+        wanted[rows] = lengths[rows]
+        return wanted
+
+
+def token_dtype(encoding: str) -> np.dtype:
     """Return the narrowest dtype that the ops take and that holds the column's token ids."""
     stored = encoding.split(":")[1] if ":" in encoding else "int64"
     narrow = {"uint8": np.uint16, "uint16": np.uint16, "int16": np.int32, "int32": np.int32}
     return np.dtype(narrow.get(stored, np.int64))
+
+
+def _fixed_length(encoding: str) -> int | None:
+    """Return the elements of every sample of a column whose shape is fixed, else None."""
+    parts = encoding.split(":")
+    return int(np.prod([int(dim) for dim in parts[2].split(",")])) if len(parts) == 3 else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..agents import AgentSet
-from ..batches.gather import Candidates, Place, gather_candidates
+from ..batches import Candidates, Place, gather_candidates
 from ..console import Policy
 from ..errors import ConfigError
 from ..prefetch import Source
@@ -91,14 +91,14 @@ def _draw_pool(source: Source, plan: ProbePlan, rng: np.random.Generator) -> Can
     corpus = source.corpus
     num_pieces = plan.num_probes * _POOL_PER_PROBE
     filled = int(np.count_nonzero(corpus.samples_per_shard))
-    num_shards = min(2 * source.order.window_shards, filled)  # fits the budget
+    num_shards = min(2 * source.window_shards, filled)  # fits the budget
     share = corpus.samples_per_shard / corpus.num_samples
     picked = rng.choice(len(share), size=num_shards, replace=False, p=share)
     weight = corpus.samples_per_shard[picked] / corpus.samples_per_shard[picked].sum()
     shard = np.sort(rng.choice(picked, size=num_pieces, p=weight))
     row = (rng.random(num_pieces) * corpus.samples_per_shard[shard]).astype(np.int64)
     place = np.unique(np.stack([shard, row], axis=1), axis=0)
-    length = source.lengths_at(place[:, 0], place[:, 1])
+    length = np.maximum(source.lengths(place[:, 0], place[:, 1]), 0)
     pieces = -(-length // plan.piece_tokens)
     owner = np.repeat(np.arange(len(place)), pieces)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)

@@ -3,10 +3,29 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from moot.loader._core import pack
-from moot.loader.batches import BatchLayout, DeviceCopy, Kept, keep_within, make_batch
+from moot.loader import ShardError, _core
+from moot.loader._core import Elements
+from moot.loader.batches import FIELDS, BatchLayout, DeviceCopy, Kept, Placement
+from moot.loader.batches import keep_within, make_batch
 
-FIELDS = ("input_ids", "labels", "position_ids", "cu_seqlens")
+
+def elements(tokens, start):
+    begin = np.asarray(start[:-1], np.int64) * tokens.itemsize
+    count = np.diff(start).astype(np.uint32)
+    return Elements(tokens.view(np.uint8), begin, count, tokens.dtype.name, "here")
+
+
+def pack(tokens, start, kept, layout, fields, offset=None):
+    """Pack the first tokens of the kept candidates; memory comes filled with rubbish."""
+    zeros = np.zeros(len(kept.candidate), np.int64) if offset is None else offset
+    table, row = np.zeros(len(zeros), np.int32), np.asarray(kept.candidate, np.int32)
+    pieces = Placement(table, row, zeros, kept.length, kept.target)
+
+    def poisoned(size, dtype):
+        return torch.from_numpy(np.full(size, np.iinfo(dtype).max, dtype))
+
+    tables = [elements(tokens, start)]
+    return make_batch(tables, pieces, layout, fields, poisoned, tokens.dtype)
 
 
 def reference_batch(tokens, start, kept, layout):
@@ -43,9 +62,10 @@ def test_batch_equals_its_reference(seed, slots, rows, width):
     owner = np.sort(rng.integers(0, slots, len(lengths)))
     chosen = [rng.permutation(np.flatnonzero(owner == slot)) for slot in range(slots)]
     kept = keep_within(chosen, lengths, layout)
-    batch = make_batch(tokens, start, kept, layout, FIELDS)
+    batch = pack(tokens, start, kept, layout, FIELDS)
     ids, labels, positions = reference_batch(tokens, start, kept, layout)
     assert batch["input_ids"].flatten().tolist() == ids
+    assert batch["tokens"].dtype == torch.uint16 and batch["tokens"].flatten().tolist() == ids
     assert batch["labels"].flatten().tolist() == labels
     assert batch["position_ids"].flatten().tolist() == positions
     borders = batch["cu_seqlens"].tolist()
@@ -62,20 +82,41 @@ def test_a_slot_keeps_to_its_budget_and_cuts_the_last_piece():
     assert kept.target.tolist() == [0, 8, 16, 20, 25]
 
 
+def kept_of(candidate, target, length):
+    return Kept(*(np.array(part, np.int64) for part in (candidate, target, length)))
+
+
 def test_only_the_asked_fields_are_there():
     layout = BatchLayout(slots=1, rows_per_slot=1, row_tokens=4)
-    kept = Kept(np.array([0]), np.array([0]), np.array([3]))
-    batch = make_batch(np.array([5, 6, 7], np.int32), np.array([0, 3]), kept, layout, ("labels",))
+    kept = kept_of([0], [0], [3])
+    batch = pack(np.array([5, 6, 7], np.int32), np.array([0, 3]), kept, layout, ("labels",))
     assert list(batch) == ["labels"]
     assert torch.equal(batch["labels"], torch.tensor([[-100, 6, 7, -100]]))
 
 
-@pytest.mark.parametrize("bad", [(-1, 0, 2), (0, 7, 2), (3, 0, 2), (0, 0, -1), (0, 0, 2**62)])
-def test_pack_never_writes_outside(bad):
-    outs = [np.zeros(8, np.int64) for _ in range(3)]
-    place = [np.array([value], np.int64) for value in bad]
-    with pytest.raises(IndexError, match="leaves its buffer"):
-        pack(np.zeros(4, np.uint16), *place, 4, 0, *outs)
+@pytest.mark.parametrize(
+    "pieces",
+    [([0], [-1], [2]), ([0], [7], [2]), ([0, 0], [0, 1], [2, 2]), ([0, 0], [4, 0], [2, 2])],
+    ids=["before", "behind", "overlap", "descending"],
+)
+def test_pack_never_writes_outside_or_twice(pieces):
+    layout = BatchLayout(slots=1, rows_per_slot=2, row_tokens=4)
+    with pytest.raises(IndexError, match="overlaps the one before it or leaves the rows"):
+        pack(np.zeros(4, np.uint16), np.array([0, 4]), kept_of(*pieces), layout, FIELDS)
+
+
+@pytest.mark.parametrize("piece", [(0, 5), (3, 2), (0, -1), (-1, 2), (0, 2**62), (2**62, 1)])
+def test_pack_never_reads_outside(piece):
+    layout = BatchLayout(slots=1, rows_per_slot=2, row_tokens=4)
+    offset, length = np.array([piece[0]]), piece[1]
+    kept = kept_of([0], [0], [length])
+    with pytest.raises(ShardError, match="here, sample 0"):
+        pack(np.zeros(4, np.uint16), np.array([0, 4]), kept, layout, ("tokens",), offset)
+
+
+def test_elements_that_leave_their_buffer_are_refused():
+    with pytest.raises(_core.ShardFault, match="here, sample 1"):
+        elements(np.zeros(4, np.uint16), np.array([0, 4, 6]))
 
 
 def test_a_batch_that_stays_on_the_cpu_is_handed_over_as_it_is():
@@ -97,5 +138,6 @@ def test_a_batch_crosses_to_the_device_on_a_stream_of_its_own():
 @pytest.mark.gpu
 def test_batches_that_stay_on_the_cpu_are_pinned_where_cuda_is():
     copy = DeviceCopy("cpu")
-    batch, event = copy.send({"input_ids": torch.arange(4)})
-    assert batch["input_ids"].is_pinned() and event is None
+    tensor = copy.empty(4, np.dtype(np.uint16))
+    batch, event = copy.send({"tokens": tensor})
+    assert batch["tokens"].is_pinned() and event is None

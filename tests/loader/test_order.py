@@ -4,8 +4,8 @@ from corpora import random_lengths
 from hypothesis import given
 from hypothesis import strategies as st
 from moot.loader import ConfigError, StateError
-from moot.loader._core import mix64, permute
-from moot.loader.order import Cursor, Order, SlotLayout, default_num_slots
+from moot.loader._core import POSITION_BITS, mix64, permute
+from moot.loader.order import Cursor, Mixture, Order, Packing, SlotLayout, default_num_slots
 
 
 def reference_permute(index, n, key):
@@ -44,134 +44,266 @@ def test_permute_refuses_indices_outside():
         permute(np.array([5]), 5, 0)
 
 
+def positions_of(order, queue, start, stop):
+    return (queue << POSITION_BITS) | np.arange(start, stop)
+
+
+def samples_of(order, epoch):
+    """(shard, row) of one epoch of every strand, as they come."""
+    found = []
+    for queue in range(order.num_strands * order.num_streams):
+        size = order.num_samples(queue // order.num_streams, queue % order.num_streams)
+        shards, rows = order.locate(positions_of(order, queue, epoch * size, (epoch + 1) * size))
+        found += zip(shards.tolist(), rows.tolist(), strict=True)
+    return found
+
+
 @given(
-    st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 0),
+    st.lists(
+        st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(lambda s: sum(s) >= 4),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([1, 2, 4]),
     st.integers(1, 5),
     st.integers(0, 99),
     st.booleans(),
 )
-def test_an_epoch_holds_every_sample_once(sizes, window_shards, seed, shuffle):
-    order = Order(np.array(sizes), seed=seed, window_shards=window_shards, shuffle=shuffle)
-    everything = {(s, r) for s, size in enumerate(sizes) for r in range(size)}
+def test_an_epoch_holds_every_sample_once(streams, num_strands, ways, seed, shuffle):
+    order = Order(
+        [np.array(sizes) for sizes in streams],
+        seed=seed,
+        num_strands=num_strands,
+        ways=ways,
+        shuffle=shuffle,
+    )
+    sizes = [size for stream in streams for size in stream]
+    everything = [(s, r) for s, size in enumerate(sizes) for r in range(size)]
     for epoch in (0, 1, 7):
-        positions = np.arange(order.num_samples) + epoch * order.num_samples
-        shards, rows = order.locate(positions)
-        pairs = list(zip(shards.tolist(), rows.tolist(), strict=True))
-        assert len(pairs) == len(everything) and set(pairs) == everything
+        assert sorted(samples_of(order, epoch)) == everything
+
+
+def test_without_shuffling_samples_come_as_they_are_stored():
+    order = Order([np.array([5, 3, 9])], seed=1, num_strands=1, ways=4, shuffle=False)
+    assert samples_of(order, 0) == [(s, r) for s, n in enumerate([5, 3, 9]) for r in range(n)]
 
 
 def test_order_differs_by_epoch_and_seed_and_is_found_at_random():
-    order = Order(np.full(20, 50), seed=3, window_shards=4)
-    positions = np.arange(3000)
-    shards, rows = order.locate(positions)
-    first, second = shards[:1000] * 50 + rows[:1000], shards[1000:2000] * 50 + rows[1000:2000]
-    assert not np.array_equal(first, second)
-    other = Order(np.full(20, 50), seed=4, window_shards=4).locate(positions)
-    assert not np.array_equal(shards, other[0])
-    some = np.array([2999, 0, 1234, 77])
-    again = Order(np.full(20, 50), seed=3, window_shards=4).locate(some)
+    def make(seed):
+        return Order([np.full(20, 50)], seed=seed, num_strands=2, ways=2)
+
+    keys = positions_of(make(3), 1, 0, 1500)
+    shards, rows = make(3).locate(keys)
+    first, second = shards[:500] * 50 + rows[:500], shards[500:1000] * 50 + rows[500:1000]
+    assert not np.array_equal(first, second) and set(first) == set(second)
+    assert not np.array_equal(shards, make(4).locate(keys)[0])
+    some = np.array([1499, 0, 1234, 77])
+    again = make(3).locate(keys[some])
     assert np.array_equal(again[0], shards[some]) and np.array_equal(again[1], rows[some])
 
 
-def test_shards_from_covers_what_is_read_next():
-    sizes = np.array([30, 10, 20, 40, 5, 25, 35])
-    order = Order(sizes, seed=1, window_shards=3)
-    for start in (0, 50, 120, 164, 300):
-        shards, _ = order.locate(np.arange(start, start + 40))
-        assert set(shards.tolist()) <= set(order.shards_from(start, 7))
+def test_strands_hold_equal_parts_and_read_few_shards_at_a_time():
+    order = Order([np.full(64, 100)], seed=1, num_strands=4, ways=2)
+    assert [order.num_samples(strand, 0) for strand in range(4)] == [1600] * 4
+    for strand in range(4):
+        shards, _ = order.locate(positions_of(order, strand, 0, 1600))
+        for start in range(0, 1600, 100):
+            assert len(set(shards[start : start + 100].tolist())) <= 4  # two ways, one border each
+        assert len(set(shards.tolist())) <= 17
 
 
-def fixed_lengths(lengths):
-    return lambda positions: lengths[positions % len(lengths)].astype(np.int64)
+@given(st.integers(0, 50), st.integers(1, 4), st.booleans())
+def test_upcoming_names_what_is_read_next(seed, ways, shuffle):
+    sizes = np.random.default_rng(seed).integers(1, 40, 12)
+    order = Order([sizes], seed=seed, num_strands=2, ways=ways, shuffle=shuffle)
+    for position in range(0, 2 * order.num_samples(1, 0), 7):
+        upcoming = list(order.upcoming(1, position))
+        reach = min(distance for distance, _ in upcoming if distance > 0)
+        shards, _ = order.locate(positions_of(order, 1, position, position + max(reach, 1)))
+        assert set(shards.tolist()) <= {shard for _, shard in upcoming}
+        assert {shard for distance, shard in upcoming if distance == 0} >= {int(shards[0])}
 
 
-@given(st.integers(0, 10), st.integers(1, 4), st.integers(1, 5), st.integers(2, 60))
-def test_filling_loses_and_repeats_no_token(seed, num_slots, rows, row_tokens):
-    lengths = random_lengths(500, seed)
-    layout = SlotLayout(num_slots=num_slots, rows_per_slot=rows, row_tokens=row_tokens, lanes=rows)
-    cursor = Cursor(layout, fixed_lengths(lengths))
-    read = {}
-    for _ in range(6):
-        pieces = cursor.advance()
-        for slot in range(num_slots):
-            assert pieces.length[pieces.slot == slot].sum() == rows * row_tokens
-        for position, offset, length in zip(
-            pieces.position, pieces.offset, pieces.length, strict=True
-        ):
-            assert read.get(position, 0) == offset
-            read[position] = offset + length
-    for position, stop in read.items():
-        assert stop <= lengths[position % 500]
+def test_a_stream_smaller_than_the_strands_is_refused():
+    with pytest.raises(ConfigError, match="stream 1 holds 3 samples for 4 strands"):
+        Order([np.array([9]), np.array([3])], seed=0, num_strands=4)
 
 
-@given(st.integers(0, 10), st.integers(1, 6))
-def test_offering_takes_a_fixed_number_and_skips_empty_documents(seed, lanes):
-    lengths = random_lengths(300, seed)
-    lengths[::7] = 0
-    layout = SlotLayout(num_slots=2, rows_per_slot=4, row_tokens=64, lanes=lanes, num_candidates=12)
-    cursor = Cursor(layout, fixed_lengths(lengths))
+LENGTHS = random_lengths(997)
+
+
+def lengths_of(shards, rows):
+    return LENGTHS[(shards * 131 + rows) % 997].astype(np.int64)
+
+
+def make_cursor(layout, lengths=lengths_of, weights=(1.0,), streams=1, ways=2, scale=1):
+    samples = [np.array([100, 50, 80, 33]) * scale for _ in range(streams)]
+    order = Order(samples, seed=1, num_strands=layout.num_strands, ways=ways)
+    return Cursor(layout, order, lengths, Mixture(weights))
+
+
+def steps_of(cursor, first, chunks):
+    """Each step's pieces [6, k] and the table behind it, planned in blocks of at most `chunks`."""
+    steps, tables = [], []
+    for most in chunks:
+        left = most
+        while left:
+            block = cursor.advance(first + len(steps), left)
+            left -= block.num_steps
+            start = 0
+            for i, end in enumerate(block.end.tolist()):
+                names = ("slot", "shard", "row", "offset", "length", "target")
+                steps.append(np.stack([getattr(block, name)[start:end] for name in names]))
+                tables.append(block.tables[i].copy())
+                start = end
+    return steps, tables
+
+
+LAYOUTS = [
+    (Packing.CONTIGUOUS, 4, 0),
+    (Packing.OFFER, 5, 12),
+    (Packing.PAD, 4, 0),
+    (Packing.FIRST_FIT, 8, 0),
+    (Packing.BEST_FIT, 8, 0),
+]
+
+
+def make_layout(packing, lanes, num_candidates, num_strands=2):
+    return SlotLayout(
+        num_slots=4,
+        rows_per_slot=4,
+        row_tokens=256,
+        lanes=lanes,
+        packing=packing,
+        num_candidates=num_candidates,
+        num_strands=num_strands,
+    )
+
+
+@pytest.mark.parametrize("num_strands", [1, 2, 4])
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind[0].name)
+def test_a_plan_does_not_depend_on_how_far_it_reaches(kind, num_strands):
+    layout = make_layout(*kind, num_strands)
+    one, one_tables = steps_of(make_cursor(layout), 0, [1] * 30)
+    many, many_tables = steps_of(make_cursor(layout), 0, [30])
+    assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(one_tables, many_tables, strict=True))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind[0].name)
+def test_a_loaded_cursor_goes_on_equally(kind):
+    layout = make_layout(*kind)
+    steps, tables = steps_of(make_cursor(layout, streams=2, weights=(3, 1)), 0, [25])
+    for at in (0, 7, 23):
+        other = make_cursor(layout, streams=2, weights=(3, 1))
+        other.load(tables[at])
+        again, _ = steps_of(other, at + 1, [25 - at - 1])
+        assert all(np.array_equal(a, b) for a, b in zip(steps[at + 1 :], again, strict=True))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind[0].name)
+def test_no_token_is_lost_repeated_or_out_of_order(kind):
+    packing, _, num_candidates = kind
+    steps, _ = steps_of(make_cursor(make_layout(*kind), scale=20), 0, [40])  # within an epoch
     read, owner = {}, {}
-    for _ in range(8):
-        pieces = cursor.advance()
-        assert np.bincount(pieces.slot).tolist() == [12, 12]
-        assert (pieces.length > 0).all() and (pieces.length <= 64).all()
-        for position, offset, length in zip(
-            pieces.position, pieces.offset, pieces.length, strict=True
-        ):
-            slots = pieces.slot[pieces.position == position]
-            assert (slots == owner.setdefault(position, slots[0])).all(), "one slot a document"
-            assert read.get(position, 0) == offset
-            read[position] = offset + length
-            assert length == 64 or read[position] == lengths[position % 300]
+    for pieces in steps:
+        in_order = pieces[:, np.lexsort((pieces[3], pieces[2], pieces[1]))]
+        for slot, shard, row, offset, length, _ in in_order.T.tolist():
+            key = (shard, row)
+            assert owner.setdefault(key, slot) == slot, "one slot a document"
+            assert read.get(key, 0) == offset and length > 0
+            read[key] = offset + length
+            assert read[key] <= lengths_of(shard, row)
+        for slot in range(4):
+            mine = pieces[:, pieces[0] == slot]
+            if packing == Packing.OFFER:
+                assert mine.shape[1] == num_candidates and mine[4].max() <= 256
+                continue
+            assert (np.diff(mine[5]) >= mine[4][:-1]).all() and (mine[4] + mine[5]).max() <= 1024
+            if packing == Packing.CONTIGUOUS:
+                assert mine[4].sum() == 1024
+            else:
+                assert (mine[5] % 256 + mine[4] <= 256).all(), "no piece crosses a row"
 
 
-def test_a_loaded_cursor_goes_on_equally():
-    layout = SlotLayout(num_slots=3, rows_per_slot=4, row_tokens=50, lanes=4, num_candidates=20)
-    lengths = fixed_lengths(random_lengths(400))
-    cursor = Cursor(layout, lengths)
-    for _ in range(5):
-        cursor.advance()
-    other = Cursor(layout, lengths)
-    other.load(cursor.table.copy())
-    ours, theirs = cursor.advance(), other.advance()
-    assert all(np.array_equal(getattr(ours, n), getattr(theirs, n)) for n in vars(ours))
+@pytest.mark.parametrize("packing", [Packing.FIRST_FIT, Packing.BEST_FIT])
+def test_whole_documents_stay_whole_and_fill_rows_well(packing):
+    steps, _ = steps_of(make_cursor(make_layout(packing, 16, 0)), 0, [60])
+    tokens = 0
+    for pieces in steps:
+        _, shard, row, offset, length, _ = pieces
+        whole = lengths_of(shard, row)
+        assert (length == np.minimum(whole - offset, 256)).all()
+        tokens += length.sum()
+    assert tokens / (60 * 4 * 4 * 256) > 0.9
+
+
+def test_empty_and_unwanted_documents_are_passed_over():
+    def lengths(shards, rows):
+        return np.where(rows % 3 == 0, -1, np.where(rows % 3 == 1, 0, 40)).astype(np.int64)
+
+    steps, _ = steps_of(make_cursor(make_layout(Packing.OFFER, 5, 12), lengths), 0, [20])
+    rows = np.concatenate([pieces[2] for pieces in steps])
+    assert len(rows) == 20 * 48 and (rows % 3 == 2).all()
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=4).filter(lambda w: sum(w) > 0))
+def test_a_mixture_draws_each_stream_its_weight(weights):
+    layout = SlotLayout(num_slots=1, rows_per_slot=4, row_tokens=16, lanes=4)
+    fixed = make_cursor(
+        layout, lambda shards, rows: np.full(len(shards), 16), weights, len(weights)
+    )
+    steps, _ = steps_of(fixed, 0, [10 * sum(weights)])
+    streams = np.concatenate([pieces[1] // 4 for pieces in steps])
+    for start in range(0, len(streams), 4 * sum(weights)):
+        some = streams[start : start + 4 * sum(weights)]
+        assert np.bincount(some, minlength=len(weights)).tolist() == [4 * w for w in weights]
+
+
+def test_a_mixture_changes_at_its_step_and_is_replayed_from_the_state():
+    layout = SlotLayout(num_slots=2, rows_per_slot=2, row_tokens=16, lanes=2)
+
+    def fixed(shards, rows):
+        return np.full(len(shards), 16, dtype=np.int64)
+
+    cursor = make_cursor(layout, fixed, (1, 1), 2)
+    cursor.mixture.change(10, (1.0, 0.0))
+    cursor.mixture.change(20, (0.25, 0.75))
+    steps, tables = steps_of(cursor, 0, [40])
+    streams = [(pieces[1] // 4).tolist() for pieces in steps]
+    assert all(sorted(drawn) == [0, 0, 1, 1] for drawn in streams[:10])
+    assert all(drawn == [0, 0, 0, 0] for drawn in streams[10:20])
+    assert sum(map(sum, streams[20:])) == 60
+    other = make_cursor(layout, fixed, (1, 1), 2)
+    other.mixture.load(cursor.mixture.state(14))
+    other.load(tables[13])
+    again, _ = steps_of(other, 14, [26])
+    assert all(np.array_equal(a, b) for a, b in zip(steps[14:], again, strict=True))
+
+
+@pytest.mark.parametrize("weights", [(), (0.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0)])
+def test_weights_that_cannot_be_drawn_from_are_refused(weights):
+    with pytest.raises(ConfigError, match="weights"):
+        Mixture(weights)
 
 
 def test_cursor_refuses_a_table_of_another_shape():
     layout = SlotLayout(num_slots=3, rows_per_slot=4, row_tokens=50, lanes=4)
     with pytest.raises(StateError, match="num_slots"):
-        Cursor(layout, fixed_lengths(random_lengths(10))).load(np.zeros((9, 2), np.int64))
+        make_cursor(layout).load(np.zeros((9, 2), np.int64))
 
 
-def test_a_corpus_without_tokens_is_an_error_not_a_hang():
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_corpus_without_tokens_is_an_error_not_a_hang(length):
     layout = SlotLayout(num_slots=1, rows_per_slot=1, row_tokens=8, lanes=1)
     with pytest.raises(StateError, match="hold no token"):
-        Cursor(layout, fixed_lengths(np.zeros(5))).advance()
+        make_cursor(layout, lambda shards, rows: np.full(len(shards), length)).advance(0, 4)
 
 
 def test_default_slots_leave_four_rows():
-    assert [default_num_slots(rows) for rows in (1, 4, 8, 16, 48, 256, 512)] == [
-        1,
-        1,
-        2,
-        4,
-        8,
-        64,
-        64,
-    ]
+    rows = (1, 4, 8, 16, 48, 256, 512)
+    assert [default_num_slots(count) for count in rows] == [1, 1, 2, 4, 8, 64, 64]
     with pytest.raises(ConfigError):
         SlotLayout(num_slots=0, rows_per_slot=1, row_tokens=1, lanes=1)
-
-
-def test_slots_read_the_same_part_of_the_order_however_long_documents_are():
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(4, 1.5, 5000).astype(int), 1, 2000)
-    layout = SlotLayout(num_slots=8, rows_per_slot=4, row_tokens=32, lanes=4, num_candidates=32)
-    cursor = Cursor(layout, fixed_lengths(lengths))
-    spread = []
-    for _ in range(600):
-        pieces = cursor.advance()
-        heads = [pieces.position[pieces.slot == slot].max() for slot in range(8)]
-        spread.append(max(heads) - min(heads))
-    assert cursor.next_position > 20_000
-    assert max(spread[300:]) <= 2 * max(spread[:300]), "the spread does not grow with steps"
+    with pytest.raises(ConfigError, match="divide num_slots"):
+        SlotLayout(num_slots=4, rows_per_slot=1, row_tokens=1, lanes=1, num_strands=3)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from moot.loader.errors import ConfigError
-from moot.loader.shards import MDSWriter, fetch_shard, read_index
+from moot.loader.shards import MDSWriter, read_shard, read_index
 from moot.loader.storage import open_store
 from moot.trainer.corpora import (
     DOMAINS,
@@ -120,7 +120,7 @@ def read_split(out, name, columns=("id", "text", "source", "domain", "tokens")):
     store = open_store(str(out)).child(name)
     rows = []
     for info in read_index(store):
-        shard = fetch_shard(store, info)
+        shard = read_shard(store, info)
         every = range(shard.num_samples)
         values = [
             shard.scalars(column).tolist() if column == "domain" else shard.values(column, every)

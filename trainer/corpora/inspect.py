@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...loader.errors import ConfigError
-from ...loader.shards import Shard, fetch_shard, read_index
+from ...loader.shards import Shard, read_shard, read_index
 from ...loader.storage import Store, open_store
 from .build import CLEAN, read_meta
 from .tokens import import_tokenizers
@@ -63,7 +63,7 @@ def _examples(
 ) -> dict[str, list[dict[str, str]]]:
     """The first documents of each domain in the first train shard."""
     train = store.child("train")
-    shard = fetch_shard(train, read_index(train)[0])
+    shard = read_shard(train, read_index(train)[0])
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row, domain in enumerate(shard.scalars("domain").tolist()):
         if len(rows_of[domain]) < _EXAMPLES:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...loader.corpus import open_corpus
-from ...loader.shards import Shard, fetch_shard
+from ...loader.shards import Shard
 from ...loader.storage import open_store
 
 CLEAN = "clean"
@@ -106,7 +106,7 @@ class Documents:
 
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
-            self._shards = {number: fetch_shard(self._corpus.store, self._corpus.shards[number])}
+            self._shards = {number: self._corpus.read(int(number))}
         return self._shards[number]
 
     def _truth(self) -> dict[str, str]:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planners: where the pieces of the next steps come from, our own order or a foreign one.
+
+A planner's table is the whole of what resuming needs of it; it is equal on all ranks.
+"""
+
+import numpy as np
+
+from .config import LoaderConfig
+from .errors import ConfigError
+from .order import Block, Cursor, Mixture, Order, Packing, SlotLayout
+from .order.mosaic import MosaicOrder
+from .prefetch import Source
+
+_BATCHES_AHEAD = 256  # how far the shards of a foreign order are looked for
+
+
+class StrandPlanner:
+    """Our own order: a cursor over strands."""
+
+    def __init__(self, layout: SlotLayout, order: Order, source: Source, mixture: Mixture) -> None:
+        self._cursor = Cursor(layout, order, source.lengths, mixture)
+        self._num_queues = order.num_strands * order.num_streams
+
+    @property
+    def table(self) -> np.ndarray:
+        """The cursor: see `order.Cursor`."""
+        return self._cursor.table
+
+    def load(self, table: np.ndarray) -> None:
+        """Continue from a saved table."""
+        self._cursor.load(table)
+
+    def advance(self, step: int, num_steps: int) -> Block:
+        """Plan at least one and at most `num_steps` steps."""
+        return self._cursor.advance(step, num_steps)
+
+    def prefetch(self, source: Source, step: int) -> None:
+        """Start fetching what the steps from `step` on will touch."""
+        queues = self.table[: self._num_queues]
+        source.prefetch(queues, self._cursor.open_keys(), self._cursor.mixture.at(step))
+
+
+class MosaicPlanner:
+    """The order of a StreamingDataset: a row a sample, cut to the row's length.
+
+    `table` is [1, 3] int64: epoch, the sample in it at which reading began, batches read since.
+    """
+
+    def __init__(self, order: MosaicOrder, config: LoaderConfig, source: Source) -> None:
+        self._order = order
+        self._row_tokens = config.seq_len
+        self._slot = config.ranks[0]
+        self._source = source
+        self.table = np.zeros((1, 3), np.int64)
+
+    def load(self, table: np.ndarray) -> None:
+        """Continue from a saved table."""
+        self.table = np.ascontiguousarray(table, np.int64).reshape(1, 3)
+
+    def advance(self, step: int, num_steps: int) -> Block:
+        """Plan at least one and at most `num_steps` steps, within one epoch."""
+        batches = self._left()
+        if not len(batches):
+            self.table = np.array([[self.table[0, 0] + 1, 0, 0]])
+            batches = self._left()
+        if not len(batches):
+            raise ConfigError("the order of the dataset holds no batch for this rank")
+        ids = batches[:num_steps]
+        epoch, first, done = self.table[0].tolist()
+        tables = np.empty((len(ids), 1, 3), np.int64)
+        tables[:, 0] = (epoch, first, done)
+        tables[:, 0, 2] += np.arange(1, len(ids) + 1)
+        self.table = tables[-1]
+        batch, place = np.nonzero(ids >= 0)
+        shard, row = self._order.locate(ids[batch, place])
+        length = np.minimum(self._source.lengths(shard, row), self._row_tokens)
+        return Block(
+            step,
+            np.searchsorted(batch, np.arange(len(ids)), side="right"),
+            tables,
+            np.full(len(batch), self._slot),
+            shard,
+            row,
+            np.zeros(len(batch), np.int64),
+            length,
+            place * self._row_tokens,
+        )
+
+    def prefetch(self, source: Source, step: int) -> None:
+        """Start fetching what the next batches will touch."""
+        ids = self._left()[:_BATCHES_AHEAD].reshape(-1)
+        shard, _ = self._order.locate(ids[ids >= 0])
+        source.cache.prefetch(list(dict.fromkeys(shard.tolist())))
+
+    def _left(self) -> np.ndarray:
+        epoch, first, done = self.table[0].tolist()
+        return self._order.batches(epoch, first)[done:]
+
+
+def mosaic_layout(config: LoaderConfig) -> SlotLayout:
+    """Cut the global batch into one slot a rank, as their order does."""
+    world_size = config.ranks[1]
+    rows = config.batch_rows // world_size
+    return SlotLayout(
+        num_slots=world_size,
+        rows_per_slot=rows,
+        row_tokens=config.seq_len,
+        lanes=rows,
+        packing=Packing.PAD,
+    )
