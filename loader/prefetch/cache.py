@@ -1,151 +1,306 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoded shards in memory under one hard byte budget.
 
-Bytes are reserved before a fetch starts and never waited for: a shard that is needed now evicts the
-least recently used ones; a shard that is only likely to be needed is fetched if there is room. A
-failed fetch is raised where the shard is asked for, with the error of the fetch.
+Room is reserved before a fetch starts: what the shard takes while it is fetched (stored and raw).
+Once it is there, the reservation shrinks to what it keeps. A shard that is needed now makes room by
+dropping the least recently used ones; one that is only likely to be needed is fetched if there is
+room for it, and never at the cost of one that is needed sooner. A shard that somebody still holds
+is not dropped, since that would free nothing: what is counted is what is there.
+
+Nothing waits for what may never come: a caller waits for fetches, which the threads of the cache
+finish by themselves, and at most `_PATIENCE_S` for shards that other callers hold.
+A failed fetch is raised where the shard is asked for, and tried again when it is asked for again.
 Thread-safe; `close()` joins the threads.
 """
 
+from __future__ import annotations
+
 import threading
-from collections import OrderedDict
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FetchTimeoutError
 
 from ..errors import ConfigError, StorageError
-from ..shards import Shard, ShardInfo
+from ..shards.shard import Allocate, Shard
+from .failures import BadShards, OnBadShard, forget_frames
+from .held import HeldShards
+from .pool import BufferPool
 
-_FETCH_DEADLINE_S = 600.0
+Fetch = Callable[[int, Allocate], Shard]
+_PATIENCE_S = 5.0
+_STUCK_S = 0.02  # how often a caller looks whether others have let go of shards
+_STALLED_S = 0.2  # the same for a thread that fetches ahead
+_IDLE_S = 2.0
 
 
-def footprint(info: ShardInfo) -> int:
-    """Return the bytes a shard takes while it is fetched: as stored and, if compressed, as read."""
-    return info.raw_bytes + info.zip_bytes
-
-
-def _has_failed(future: Future[Shard]) -> bool:
-    return future.done() and future.exception() is not None
+def _number(shard_id: int) -> str:
+    return f"shard {shard_id}"
 
 
 class ShardCache:
     """The decoded shards that candidates refer to.
 
     Args:
-        shards: The index of the corpus.
-        fetch: Reads, verifies and decodes one shard.
+        fetch: Reads, verifies and decodes one shard into memory that it allocates.
+        footprint: The bytes a shard takes while it is fetched.
         budget_bytes: The most that all shards together may take.
         num_threads: How many shards are fetched at a time.
+        pool: Where memory comes from; None makes one of the same budget, closed with the cache.
+            What others have in use of it counts against the budget.
+        on_bad_shard: "fail" raises what a bad shard raises when it is fetched a second time;
+            "substitute" goes on with `substitute(shard_id)` and records it in `lost`.
+        substitute: Makes what stands in for a lost shard, as `lost_shard` does.
+        name: What to call a shard in messages.
+        deadline_s: The longest that `get` waits.
     """
 
     def __init__(
         self,
-        shards: Sequence[ShardInfo],
-        fetch: Callable[[ShardInfo], Shard],
+        fetch: Fetch,
+        footprint: Callable[[int], int],
         *,
         budget_bytes: int,
         num_threads: int = 4,
+        pool: BufferPool | None = None,
+        on_bad_shard: OnBadShard = "fail",
+        substitute: Callable[[int], Shard] | None = None,
+        name: Callable[[int], str] = _number,
+        deadline_s: float = 600.0,
     ) -> None:
-        self._infos = shards
-        self._fetch = fetch
-        self._budget = budget_bytes
+        self.failures = BadShards(on_bad_shard, substitute)
+        self.pool = pool or BufferPool(budget_bytes)
+        self._owns_pool = pool is None
+        self._fetch, self._footprint, self._name = fetch, footprint, name
+        self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._held: OrderedDict[int, Future[Shard]] = OrderedDict()
-        self._held_bytes = 0
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="moot-fetch")
-        self.hits = self.misses = self.fetched_bytes = 0
+        self._changed = threading.Condition(self._lock)
+        self._held = HeldShards(budget_bytes, self.pool)
+        self._demanded: list[int] = []  # what the one caller waits for that may make room
+        self._urgent: deque[int] = deque()  # demanded and admitted, no thread has it yet
+        self._plan: list[int] = []
+        self._failed: dict[int, BaseException] = {}
+        self._closed = False
+        self._hits = self._misses = self._fetched_bytes = self._unverified_bytes = 0
+        self._fetch_s = self._wait_s = 0.0
+        self._threads = [
+            threading.Thread(target=self._run, name=f"moot-fetch-{i}", daemon=True)
+            for i in range(num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def fill(self) -> float:
         """The share of the budget that is taken."""
-        return self._held_bytes / self._budget
+        return self._held.charged_bytes / self._held.budget_bytes
+
+    @property
+    def lost(self) -> list[tuple[int, str]]:
+        """Shards that were replaced by empty samples, and why: (shard_id, reason)."""
+        return list(self.failures.lost)
+
+    def counters(self) -> dict[str, float]:
+        """Return what was done so far, as docs/cache.md lists it; `in_flight` and `fill`: now."""
+        return {
+            "hits": self._hits,
+            "misses": self._misses,
+            "fetched_bytes": self._fetched_bytes,
+            "fetch_s": self._fetch_s,
+            "wait_s": self._wait_s,
+            "evictions": self._held.evictions,
+            "in_flight": len(self._held.in_flight),
+            "fill": self.fill,
+            "quarantined": self.failures.quarantined,
+            "substituted": len(self.failures.lost),
+            "unverified_bytes": self._unverified_bytes,
+        }
 
     def prefetch(self, shard_ids: Sequence[int]) -> None:
-        """Start fetching shards, first ones first, as far as the budget allows.
+        """Say which shards will be needed, the first one first; replaces what was said before.
 
-        Shards outside the list make room, the least recently used ones first.
+        They are fetched as far as the budget allows. Shards outside the list make room for them,
+        the least recently used ones first, then those further back in the list.
         """
-        with self._lock:
-            for shard_id in shard_ids:
-                if shard_id in self._held:
-                    continue
-                if not self._admit(shard_id, keep=shard_ids):
-                    return
+        plan = list(shard_ids)
+        if plan == self._plan:
+            return
+        with self._changed:
+            self._plan = plan
+            self._held.plan = {
+                shard_id: place for place, shard_id in enumerate(dict.fromkeys(plan))
+            }
+            self._failed = {i: e for i, e in self._failed.items() if i in self._held.plan}
+            self._changed.notify_all()
 
     def get(self, shard_ids: Sequence[int]) -> list[Shard]:
         """Return decoded shards, fetching those that are not there.
 
         Raises:
-            ConfigError: The shards of one step do not fit into the budget together.
-            StorageError, ShardError: A fetch failed.
+            ConfigError: The shards do not fit into the budget together.
+            StorageError, ShardError: A fetch failed, or took longer than the deadline.
         """
-        futures = [self._demand(shard_id, shard_ids) for shard_id in shard_ids]
-        return [self._result(shard_id, f) for shard_id, f in zip(shard_ids, futures, strict=True)]
+        with self._lock:
+            shards = self._held.shards
+            try:
+                found = [shards[shard_id] for shard_id in shard_ids]
+            except KeyError:
+                pass
+            else:
+                for shard_id in shard_ids:
+                    shards.move_to_end(shard_id)
+                self._hits += len(found)
+                return found
+        return self._wait_for(list(dict.fromkeys(shard_ids)), shard_ids)
 
     def close(self) -> None:
         """Stop fetching, join the threads and let go of all shards."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
         with self._lock:
             self._held.clear()
-            self._held_bytes = 0
+        if self._owns_pool:
+            self.pool.close()
 
     def abandon(self) -> None:
         """Stop fetching without waiting for what is under way."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._held.clear()
+        self._closed = True
+        if self._lock.acquire(blocking=False):  # else the threads see it when they next look
+            self._changed.notify_all()
+            self._lock.release()
 
-    def _demand(self, shard_id: int, keep: Sequence[int]) -> Future[Shard]:
+    # ---- a caller's side
+
+    def _wait_for(self, wanted: list[int], shard_ids: Sequence[int]) -> list[Shard]:
+        start = time.monotonic()
+        with self._changed:
+            missing = sum(shard_id not in self._held for shard_id in wanted)
+            self._misses += missing
+            self._hits += len(wanted) - missing
+            try:
+                self._take_turn(wanted, start)
+                self._await(wanted, start)
+                for shard_id in wanted:
+                    self._held.shards.move_to_end(shard_id)
+                return [self._held.shards[shard_id] for shard_id in shard_ids]
+            finally:
+                if self._demanded is wanted:
+                    self._demanded = []
+                self._wait_s += time.monotonic() - start
+                self._changed.notify_all()
+
+    def _take_turn(self, wanted: list[int], start: float) -> None:
+        """Wait until nobody else makes room, or until what is wanted has come anyway."""
+        while self._demanded and not all(shard_id in self._held for shard_id in wanted):
+            self._changed.wait(self._time_left(start, wanted))
+        if not self._demanded:
+            self._demanded = wanted
+        for shard_id in wanted:
+            self._failed.pop(shard_id, None)  # in vain, ahead of time: try again
+
+    def _await(self, wanted: list[int], start: float) -> None:
+        """Wait until all that is wanted is held, making room for it."""
+        stuck_since = start
         while True:
-            with self._lock:
-                if shard_id in self._held and _has_failed(self._held[shard_id]):
-                    self._drop(shard_id)  # fetched ahead of time, in vain: try again
-                is_held = shard_id in self._held
-                if is_held or self._admit(shard_id, keep):
-                    self.hits += is_held
-                    self.misses += not is_held
-                    self._held.move_to_end(shard_id)
-                    return self._held[shard_id]
-                others = [future for i, future in self._held.items() if i not in keep]
-            if not others:
-                raise self._too_small(keep)
-            wait(others)  # fetched ahead of time; once there, they can make room
+            for shard_id in wanted:
+                if shard_id in self._failed:
+                    raise self._failed.pop(shard_id)
+            missing = [shard_id for shard_id in wanted if shard_id not in self._held]
+            if not missing:
+                return
+            left_s = self._time_left(start, missing)
+            self._admit(wanted, missing)
+            if self._held.in_flight:
+                stuck_since = time.monotonic()
+            elif time.monotonic() - stuck_since > _PATIENCE_S:
+                raise self._too_small(wanted)
+            self._changed.wait(left_s if self._held.in_flight else _STUCK_S)
 
-    def _too_small(self, keep: Sequence[int]) -> ConfigError:
-        need = sum(footprint(self._infos[i]) for i in keep)
-        return ConfigError(
-            f"one step reads from {len(keep)} shards of {need / 2**20:.1f} MiB together, the "
-            f"loader may hold {self._budget / 2**20:.1f} MiB: raise budget_bytes or lower "
-            "window_shards"
+    def _admit(self, wanted: list[int], missing: list[int]) -> None:
+        """Reserve room for what is wanted, in order: a small one must not take a large one's."""
+        held = self._held
+        for shard_id in missing:
+            if shard_id in held.in_flight:
+                continue
+            need = self._footprint(shard_id)
+            if not held.reserve(shard_id, need, wanted, -1):
+                if held.cost(wanted) + need > held.budget_bytes and not held.in_flight:
+                    raise self._too_small(wanted)
+                return
+            self._urgent.append(shard_id)
+            self._changed.notify_all()
+
+    def _time_left(self, start: float, missing: list[int]) -> float:
+        """Return how long to wait for the next change; raise where waiting is over."""
+        if self._closed:
+            raise RuntimeError("the loader was closed while a shard was asked for")
+        left = start + self._deadline_s - time.monotonic()
+        if left > 0:
+            return min(left, _IDLE_S)
+        names = ", ".join(self._name(shard_id) for shard_id in missing[:4])
+        raise StorageError(
+            f"no answer in {self._deadline_s:g} s for {names}; look at the store with `moot doctor`"
         )
 
-    def _admit(self, shard_id: int, keep: Sequence[int]) -> bool:
-        """Reserve room, evicting shards outside `keep`, and start the fetch. Needs the lock."""
-        need = footprint(self._infos[shard_id])
-        wanted = set(keep)
-        for old in [i for i, f in self._held.items() if i not in wanted and f.done()]:
-            if self._held_bytes + need <= self._budget:
-                break
-            self._drop(old)
-        if self._held_bytes + need > self._budget:
-            return False
-        self._held_bytes += need
-        self.fetched_bytes += self._infos[shard_id].zip_bytes or self._infos[shard_id].raw_bytes
-        self._held[shard_id] = self._pool.submit(self._fetch, self._infos[shard_id])
-        return True
+    def _too_small(self, wanted: list[int]) -> ConfigError:
+        names = ", ".join(self._name(shard_id) for shard_id in wanted[:4])
+        need = sum(self._footprint(shard_id) for shard_id in wanted)
+        others = self._held.taken() - self._held.cost(wanted)
+        return ConfigError(
+            f"one step reads from {len(wanted)} shards ({names}{', ...' * (len(wanted) > 4)}), "
+            f"{need / 2**20:.1f} MiB while they are fetched; the loader may hold "
+            f"{self._held.budget_bytes / 2**20:.1f} MiB, of which {others / 2**20:.1f} MiB are in "
+            "use elsewhere: raise budget_bytes or lower window_shards"
+        )
 
-    def _drop(self, shard_id: int) -> None:
-        del self._held[shard_id]
-        self._held_bytes -= footprint(self._infos[shard_id])
+    # ---- the threads' side
 
-    def _result(self, shard_id: int, future: Future[Shard]) -> Shard:
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                shard_id = self._next()
+                while shard_id is None and not self._closed:
+                    self._changed.wait(_IDLE_S if self._next_planned() is None else _STALLED_S)
+                    shard_id = self._next()
+                if self._closed or shard_id is None:
+                    return
+            self._fetch_one(shard_id)
+
+    def _next(self) -> int | None:
+        """Return an admitted shard to fetch: a demanded one, or the next one of the plan."""
+        if self._urgent:
+            return self._urgent.popleft()
+        if not all(self._held.knows(shard_id) for shard_id in self._demanded):
+            return None  # it waits for room, which the plan must not take
+        shard_id = self._next_planned()
+        if shard_id is None:
+            return None
+        need, place = self._footprint(shard_id), self._held.plan[shard_id]
+        return shard_id if self._held.reserve(shard_id, need, self._demanded, place) else None
+
+    def _next_planned(self) -> int | None:
+        held, failed = self._held, self._failed
+        return next((i for i in held.plan if not held.knows(i) and i not in failed), None)
+
+    def _fetch_one(self, shard_id: int) -> None:
+        start = time.monotonic()
+        shard: Shard | None = None
+        failure: BaseException | None = None
+        kept = stored = unverified = 0
         try:
-            return future.result(timeout=_FETCH_DEADLINE_S)
-        except FetchTimeoutError:  # not the builtin one before Python 3.11
-            raise StorageError(
-                f"shard {self._infos[shard_id].basename}: no answer in {_FETCH_DEADLINE_S:.0f} s"
-            ) from None
-        except BaseException:
-            with self._lock:  # a later call tries again
-                if self._held.get(shard_id) is future:
-                    self._drop(shard_id)
-            raise
+            shard = self.failures.read(self._fetch, shard_id, self.pool.allocate)
+            kept, stored, unverified = shard.nbytes, shard.info.stored_bytes, shard.unverified_bytes
+        except BaseException as error:  # raised where the shard is asked for
+            failure = error
+            forget_frames(error)
+        with self._changed:
+            self._held.settle(shard_id, shard, kept, self._demanded)
+            self._fetch_s += time.monotonic() - start
+            self._fetched_bytes += stored
+            self._unverified_bytes += unverified
+            if failure is not None:
+                self._failed[shard_id] = failure
+            shard = failure = None  # this frame must keep neither alive
+            self._changed.notify_all()
