@@ -47,9 +47,7 @@ class ShardCache:
         num_threads: How many shards are fetched at a time.
         pool: Where memory comes from; None makes one of the same budget, closed with the cache.
             What others have in use of it counts against the budget.
-        on_bad_shard: "fail" raises what a bad shard raises when it is fetched a second time;
-            "substitute" goes on with `substitute(shard_id)` and records it in `lost`.
-        substitute: Makes what stands in for a lost shard, as `lost_shard` does.
+        on_bad_shard, substitute: As for `BadShards`.
         name: What to call a shard in messages.
         deadline_s: The longest that `get` waits.
     """

@@ -59,13 +59,13 @@ class StoredFile:
                 return False
             at = 0
             while at < buffer.size:
-                count = file.readinto(memoryview(buffer)[at:])
+                count = file.readinto(buffer.data[at:])
                 if not count:
                     return False
                 at += count
             with contextlib.suppress(OSError):  # a folder that is only read
                 os.utime(file.fileno())
-        return xxhash.xxh3_64_intdigest(buffer) == self.digest
+        return xxhash.xxh3_64_intdigest(buffer.data) == self.digest
 
 
 class Claim:
@@ -77,8 +77,8 @@ class Claim:
 
     def publish(self, data: np.ndarray, object_bytes: int) -> None:
         """Write the bytes and let the file appear."""
-        digest = xxhash.xxh3_64_intdigest(data)
-        view, at = memoryview(data), 0
+        digest = xxhash.xxh3_64_intdigest(data.data)
+        view, at = data.data, 0
         while at < len(view):
             at += os.write(self._fd, view[at:])
         target = self._folder.path_of(self._key, object_bytes, digest)
