@@ -170,7 +170,7 @@ class ShardFolder:
         total = sum(size for _, size, _ in files)
         if total <= limit_bytes:
             return
-        for _, size, path in files:
+        for _, size, path in files[:-1]:  # what was used last stays, however tight the limit
             if total <= limit_bytes * _KEEP:
                 return
             if _unlink_unused(path):
