@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from ..loader.errors import ConfigError, MootError
 
-_COMMANDS = ("corpus", "fit", "inspect", "train", "report", "demo")
+_COMMANDS = ("corpus", "convert", "index", "fit", "doctor", "inspect", "train", "report", "demo")
 
 
 class _InOrder(TyperGroup):
@@ -50,6 +50,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Decides every random choice.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a corpus that is already there.")]
 Vocab = Annotated[int, typer.Option(help="Tokens of the byte-level BPE.")]
 Degraded = Annotated[float, typer.Option(help="Share of degraded copies among the documents.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Format to read; default: found out.")
+]
+Files = Annotated[
+    str | None, typer.Option(help="Files to read, as train.bin; default all of the format.")
+]
+Dtype = Annotated[str | None, typer.Option(help="Of the tokens in raw files, such as uint16.")]
+SampleTokens = Annotated[int | None, typer.Option(help="Tokens of a sample in raw files.")]
 Text = Annotated[bool, typer.Option(help="Keep the text beside its tokens.")]
 
 
@@ -128,6 +136,80 @@ def corpus_text(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A corpus of any format.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where the new corpus goes.")],
+    to: Annotated[str, typer.Option(help="Format to write: mds or parquet.")] = "mds",
+    format_name: Format = None,
+    compression: Annotated[
+        str, typer.Option(help="zstd[:LEVEL], gz, bz2, br, snappy or none.")
+    ] = "zstd:3",
+    hashes: Annotated[str, typer.Option(help="Digests in the index, as xxh64,sha256.")] = "xxh64",
+    size_limit: Annotated[str, typer.Option(help="Size of a shard before compression.")] = "64MiB",
+    workers: Annotated[int, typer.Option(help="Parts written at the same time.")] = 4,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to write, as tokens,id; default all.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json that turns the text into tokens.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column that is tokenised.")] = "text",
+    files: Files = None,
+    dtype: Dtype = None,
+    sample_tokens: SampleTokens = None,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Leave out samples without tokens.")
+    ] = False,
+    verify: Annotated[bool, typer.Option(help="Read all of it back and compare.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier conversion in the same place.")
+    ] = False,
+) -> None:
+    """Write a corpus anew as MDS or Parquet; a run cut short goes on."""
+    from ..loader.convert import ConvertConfig
+    from ..loader.convert import convert as convert_corpus
+
+    config = ConvertConfig(
+        to=to,
+        format=format_name,
+        options=_told(files=files, dtype=dtype, sample_tokens=sample_tokens),
+        columns=None if columns is None else _listed(columns),
+        compression=None if compression == "none" else compression,
+        hashes=_listed(hashes),
+        size_limit=parse_size(size_limit),
+        tokenizer=tokenizer,
+        text_column=text_column,
+        drop_empty=drop_empty,
+        workers=workers,
+        verify=verify,
+        force=force,
+    )
+    with _display() as display:
+        done = convert_corpus(source, target, config, display.progress)
+    _say_converted(done)
+
+
+@app.command()
+def index(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A corpus without an index.")],
+    format_name: Format = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns that it lists; of JSON lines name:encoding.")
+    ] = None,
+    files: Files = None,
+    dtype: Dtype = None,
+    sample_tokens: SampleTokens = None,
+) -> None:
+    """Write the index of a corpus beside it: of JSON lines where they are, of others one table."""
+    from ..loader.convert import index_corpus
+
+    options = _told(columns=columns, files=files, dtype=dtype, sample_tokens=sample_tokens)
+    made = index_corpus(url, format_name, options)
+    size = f"{made.samples:,} samples in {made.shards:,} shards of {made.format}"
+    Terminal().print(f"index [bold]{escape(made.url)}[/]: {size}", **_LINE)
+
+
+@app.command()
 def fit(
     corpus: Annotated[str, typer.Argument(metavar="URL", help="A corpus.")],
     seed: Seed = 0,
@@ -152,6 +234,26 @@ def inspect(
     from .views import show
 
     show(Terminal(), url)
+
+
+@app.command()
+def doctor(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A corpus, or where one should go.")],
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of the storage; repeatable.")
+    ] = None,
+) -> None:
+    """Say whether a URL can be read, as who and how fast, or what is wrong with it."""
+    from .doctor import examine
+
+    terminal, is_wrong = Terminal(), False
+    for finding in examine(url, _options_of(option or [])):
+        style = "bold red" if finding.is_wrong else "bold"
+        terminal.print(f"[{style}]{finding.name:<12}[/] {escape(finding.text)}", **_LINE)
+        is_wrong |= finding.is_wrong
+    terminal.print("something is wrong" if is_wrong else "all is well", **_LINE)
+    if is_wrong:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -222,6 +324,14 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def _options_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Return NAME=VALUE pairs by name."""
+    for pair in pairs:
+        if not re.fullmatch(r"\w+=.*", pair, re.DOTALL):
+            raise ConfigError(f"--option {pair!r} is not understood; write it as endpoint=https://host")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
 def _display(steps: int = 0) -> Any:
     """Progress on stderr."""
     from .display import Display
@@ -246,6 +356,31 @@ def _say_built(out: str, meta: dict[str, Any]) -> None:
             **_LINE,
         )
     terminal.print(f"next: moot inspect {escape(out)}; moot fit {escape(out)}", **_LINE)
+
+
+def _told(**options: str | int | None) -> dict[str, str]:
+    """The options of a format that were given."""
+    return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _say_converted(done: Any) -> None:
+    """Say in a few lines what a conversion has written."""
+    terminal = Terminal()
+    size = f"{done.samples:,} samples in {done.files:,} files, {done.stored_bytes:,} bytes"
+    state = "is there already" if done.was_complete else "is written"
+    terminal.print(f"corpus [bold]{escape(done.url)}[/] {state}: {size}", **_LINE)
+    if done.kept_parts:
+        terminal.print(f"kept from an earlier run: {done.kept_parts:,} parts", **_LINE)
+    if done.dropped:
+        terminal.print(f"left out, being empty: {done.dropped:,} samples", **_LINE)
+    if not done.was_complete:
+        compared = "equal, sample by sample" if done.is_verified else "not compared (--no-verify)"
+        terminal.print(f"source and destination: {compared}", **_LINE)
 
 
 def _plain(value: float | str) -> str:

@@ -11,6 +11,7 @@ from ..shards.compression import compression_level
 from ..shards.hashing import digest
 
 TARGETS = ("mds", "parquet")
+TOKENS = "tokens"  # what a tokenised text becomes
 MAX_SIZE_LIMIT = 1 << 31
 
 
@@ -25,7 +26,8 @@ class ConvertConfig:
     options: Mapping[str, str] = field(default_factory=dict)
     """What the format to read needs to be told, such as the dtype of raw tokens."""
     columns: tuple[str, ...] | None = None
-    """Columns to write; None takes all (with a tokenizer: all but the text)."""
+    """Columns to write; None takes all (with a tokenizer: all but the text). Of JSON lines, whose
+    fields have no types of their own, also "name:encoding"; alone, the name of a text."""
     compression: str | None = "zstd:3"
     """Compression of what is written, as family or family:level; None for none."""
     hashes: tuple[str, ...] = ("xxh64",)
@@ -45,6 +47,16 @@ class ConvertConfig:
     force: bool = False
     """Replace an earlier conversion at the same place."""
 
+    @property
+    def read_columns(self) -> dict[str, str | None]:
+        """The columns that are to be read, with their encodings where they are told."""
+        parts = (text.partition(":") for text in self.columns or ())
+        named = {name: encoding or None for name, _, encoding in parts}
+        if self.tokenizer is not None:
+            named.pop(TOKENS, None)
+            named.setdefault(self.text_column, None)
+        return named
+
     def __post_init__(self) -> None:
         if self.to not in TARGETS:
             raise ConfigError(f"to={self.to!r}: formats written are {', '.join(TARGETS)}")
@@ -54,8 +66,9 @@ class ConvertConfig:
                 raise ConfigError(f"{name}={value}: must lie in [{low}, {high}]")
         if self.columns == ():
             raise ConfigError("columns is empty; name at least one")
-        if self.columns is not None and len(set(self.columns)) != len(self.columns):
-            raise ConfigError(f"columns={','.join(self.columns)}: a column is named twice")
+        names = [text.partition(":")[0] for text in self.columns or ()]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"columns={','.join(names)}: a column is named twice")
         try:
             if self.compression is not None:
                 compression_level(self.compression)

@@ -14,10 +14,8 @@ from ..shards import Shard, ShardIndex
 from ..shards.encodings import make_encoder
 from ..shards.parquet_writer import parquet_columns
 from ..shards.writer import Cell
-from .config import ConvertConfig
+from .config import TOKENS, ConvertConfig
 from .content import empty_rows, encoded_cells
-
-TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -89,27 +87,31 @@ def make_recipe(where: str, index: ShardIndex, config: ConvertConfig) -> Recipe:
             differ in their columns.
     """
     held = _columns(where, index, config)
-    for name in (*(config.columns or ()), *([config.text_column] if config.tokenizer else [])):
+    for name, encoding in config.read_columns.items():
         _require(where, name, held)
-    names = config.columns or [
-        name for name in held if config.tokenizer is None or name != config.text_column
-    ]
-    columns = {name: held[name] for name in names}
-    tokeniser = None
-    if config.tokenizer is not None:
-        if TOKENS in columns:
-            raise ConfigError(f"{where} has tokens already; choose --columns without {TOKENS!r}")
-        tokeniser = None
-    read = {name: held[name] for name in columns}
+        if encoding not in (None, held[name]):
+            raise ConfigError(f"{where}: column {name!r} is {held[name]}, not {encoding}")
+    columns = {name: held[name] for name in _copied(where, held, config)}
+    read = dict(columns)
     _check_target(columns, config.to)
     return Recipe(
         read=read,
         columns=columns,
-        text_column=config.text_column if config.tokenizer else None,
-        tokeniser=tokeniser,
         drop_empty=config.drop_empty,
         keeps_empty=config.to == "parquet",
     )
+
+
+def _copied(where: str, held: Mapping[str, str], config: ConvertConfig) -> list[str]:
+    """Return the columns that are written as they are read."""
+    if config.columns is not None:
+        names = [text.partition(":")[0] for text in config.columns]
+        return [name for name in names if config.tokenizer is None or name != TOKENS]
+    if config.tokenizer is None:
+        return list(held)
+    if TOKENS in held:
+        raise ConfigError(f"{where} has tokens already; name the columns to keep with --columns")
+    return [name for name in held if name != config.text_column]
 
 
 def _columns(where: str, index: ShardIndex, config: ConvertConfig) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..errors import ConfigError, ShardError
 from ..shards import ShardIndex, find_shards
+from ..shards.formats import FORMATS
 from ..shards.index import INDEX_NAME
 from ..shards.mds_writer import merge_index
 from ..storage import MissingObjectError, Store, open_store
@@ -198,13 +199,27 @@ def _in_threads(
 
 
 def _find(source: Store, config: ConvertConfig) -> ShardIndex:
-    shards = find_shards(source, config.options, config.format)
+    """Return the shards of the first format that is there."""
+    names = FORMATS if config.format is None else (config.format,)
+    found = (find_shards(source, _options(name, config), name) for name in names)
+    shards = next((shards for shards in found if shards is not None), None)
     if shards is None:
         wanted = f"of format {config.format}" if config.format else "of any format that is read"
         raise ConfigError(f"{source.url} holds no shards {wanted}; check the URL and --format")
     if not int(shards.samples.sum()):
         raise ShardError(f"{source.url} holds no samples; there is nothing to convert")
     return shards
+
+
+def _options(format_name: str, config: ConvertConfig) -> dict[str, Any]:
+    """Return the options of a format, with the columns meant where it wants to know them."""
+    named = config.read_columns
+    if format_name == "jsonl" and named:
+        specs = [name if text is None else f"{name}:{text}" for name, text in named.items()]
+        return {"columns": specs, **config.options}
+    if format_name == "parquet" and config.columns is not None:
+        return {"columns": list(named), **config.options}
+    return dict(config.options)
 
 
 def _check_apart(source: Store, target: Store) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,22 @@ def test_progress_counts_samples(corpus, tmp_path):
         assert counts == sorted(counts)
         assert (counts[0], counts[-1]) == (0, 600)
     assert {total for _, _, total in said} == {600}
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    row = {"tokens": np.random.default_rng(0).integers(0, 9000, 1 << 15).astype(np.uint16)}
+    peaks = []
+    for num in (160, 160, 640):  # the first one imports
+        url = write_mds(
+            tmp_path / f"s{len(peaks)}", [row] * num, {"tokens": "ndarray:uint16"}, size_limit=1 << 20
+        )
+        tracemalloc.start()
+        try:
+            convert(url, str(tmp_path / f"d{len(peaks)}"), config(size_limit=1 << 20, workers=2))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] < peaks[1] + (1 << 20) < 640 * row["tokens"].nbytes / 2
 
 
 # ---- other stores
@@ -526,3 +543,56 @@ def test_empty_arrays_stop_mds_unless_they_are_dropped(tmp_path):
     assert [row["n"] for row in read_all(tmp_path / "e", ("n",))] == [0, 1, 3, 5]
     done = convert(url, str(tmp_path / "p"), config(to="parquet"))
     assert (done.samples, done.dropped) == (6, 0)
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def moot(capsys, monkeypatch):
+    """Run the command line; returns (exit status, stdout, stderr)."""
+    from moot.trainer.cli import main
+
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return exit_info.value.code or 0, printed.out, printed.err
+
+    return call
+
+
+def test_the_command_converts_says_what_and_continues(corpus, tmp_path, moot):
+    target = tmp_path / "d"
+    options = ("--size-limit", "50KB", "--compression", "gz:1", "--hashes", "xxh64, sha1")
+    with pytest.raises(Stopped):
+        settings = {"compression": "gz:1", "hashes": ("xxh64", "sha1")}
+        convert(corpus[0], str(target), config(**settings), stop_after(300))
+    code, out, err = moot("convert", corpus[0], target, *options)
+    assert code == 0
+    assert "600 samples in" in out
+    assert "kept from an earlier run:" in out
+    assert "source and destination: equal, sample by sample" in out
+    assert "convert" in err
+    assert "verify" in err
+    code, out, _ = moot("convert", corpus[0], target, *options)
+    assert (code, "is there already" in out) == (0, True)
+    assert_same(read_all(target), corpus[1])
+
+
+def test_the_command_takes_columns_none_and_no_verify(corpus, tmp_path, moot):
+    options = ("--columns", "id, n", "--compression", "none", "--no-verify", "--workers", "1")
+    code, out, _ = moot("convert", corpus[0], tmp_path / "d", *options)
+    assert code == 0
+    assert "not compared (--no-verify)" in out
+    assert_same(read_all(tmp_path / "d", ("id", "n")), corpus[1], ("id", "n"))
+    assert all(name.endswith((".mds", ".json")) for name in files(tmp_path / "d"))
+
+
+def test_the_command_refuses_in_one_line(corpus, tmp_path, moot):
+    code, _, err = moot("convert", corpus[0], tmp_path / "d", "--columns", "tokns")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "has no column 'tokns'; did you mean 'tokens'?" in err

@@ -44,6 +44,7 @@ PACKAGES = {
     "moot.loader.agents",
     "moot.loader.batches",
     "moot.loader.console",
+    "moot.loader.convert",
     "moot.loader.corpus",
     "moot.loader.label",
     "moot.loader.ledger",
@@ -67,7 +68,12 @@ COMMANDS = {
     "--text-column --no-text-column --force",
     "corpus text": "PATHS --out --text-column --source-column --id-column --reference --heldout "
     "--size --seed --degraded-share --vocab-size --keep-text --no-keep-text --force",
+    "convert": "SOURCE TARGET --to --format --compression --hashes --size-limit --workers "
+    "--columns --tokenizer --text-column --files --dtype --sample-tokens --drop-empty --verify "
+    "--no-verify --force",
+    "index": "URL --format --columns --files --dtype --sample-tokens",
     "fit": "CORPUS --seed --num-topics --force",
+    "doctor": "URL --option",
     "inspect": "URL",
     "train": "--config --out --seed",
     "report": "RUN",
