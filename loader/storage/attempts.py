@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import StorageError
+from ..errors import MootError
 from .counters import Counters
 from .faults import Fault, classify, to_error
 from .limiter import Limiter
@@ -89,7 +89,7 @@ class Attempts:
         while True:
             try:
                 return self._once(errand, request)
-            except StorageError:
+            except MootError:
                 self._counters.add("errors")
                 raise
             except Exception as error:

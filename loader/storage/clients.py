@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
-from ..errors import ConfigError, StorageError
+from ..errors import ConfigError, MootError, StorageError
 from .aws_keys import AwsKeys, find_keys, mask
 from .connections import CONNECT_TIMEOUT_S
 from .options import Limits, first_variable, flag
@@ -181,6 +181,8 @@ def open_web(url: str, origin: str, options: Mapping[str, str], limits: Limits) 
 def _made(url: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
+    except MootError:
+        raise
     except Exception as error:
         raise StorageError(f"cannot open {url}: {error}") from error
 

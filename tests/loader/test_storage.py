@@ -1,56 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Storage: one conformance suite for folders and S3 (a server on loopback), then the failures."""
+"""Storage: one conformance suite for every place that can be written, then names, URLs, options.
 
-import logging
+What goes wrong on the way is in test_storage_faults.py, foreign servers in test_storage_servers.py.
+"""
+
 import subprocess
 import sys
 import textwrap
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 
-import boto3
 import numpy as np
 import pytest
 from moot.loader.corpus import open_corpus
 from moot.loader.errors import ConfigError, StorageError
-from moot.loader.shards import MDSWriter, fetch_shard, gather
-from moot.loader.storage import ShortObjectError, open_store
+from moot.loader.shards import MDSWriter
+from moot.loader.storage import MissingObjectError, ShortObjectError, open_store
 from moot.loader.storage.store import RANGE_BYTES, Store
-from moto.server import ThreadedMotoServer
+from servers import KEYS, FaultServer, azurite, moto_s3, rclone_s3
 
-KEYS = {"access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
+AWS_VARIABLES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "S3_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_SKIP_SIGNATURE",
+)
 
 
 @pytest.fixture(autouse=True)
-def no_aws_variables(monkeypatch):
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"):
+def no_aws_variables(monkeypatch, tmp_path):
+    for name in AWS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
 
 
 @pytest.fixture(scope="module")
 def s3_options():
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {**KEYS, "endpoint": f"http://{host}:{port}"}
-    client = boto3.client(
-        "s3", endpoint_url=options["endpoint"], aws_access_key_id="key",
-        aws_secret_access_key="secret", region_name="us-east-1",
-    )  # fmt: skip
-    client.create_bucket(Bucket="moot-test")
-    yield options
-    client.close()
-    server.stop()
+    with moto_s3("moot-test") as options:
+        yield options
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(scope="module")
+def rclone_options(tmp_path_factory):
+    folder, work = tmp_path_factory.mktemp("buckets"), tmp_path_factory.mktemp("rclone")
+    (folder / "moot-test").mkdir()
+    with rclone_s3(folder, work) as options:
+        yield options
+
+
+@pytest.fixture(scope="module")
+def azure_options(tmp_path_factory):
+    with azurite(tmp_path_factory.mktemp("azurite"), "moot-test") as options:
+        yield options
+
+
+@pytest.fixture(params=["folder", "memory", "s3", "s3-client", "rclone", "azure"])
 def place(request, tmp_path):
-    """A fresh URL and its options."""
+    """A fresh URL and its options; s3-client reads through the client and not by ourselves."""
+    name = request.node.name.replace("[", "-").replace("]", "")
     if request.param == "folder":
         return str(tmp_path / "a folder #1 %20"), None
+    if request.param == "memory":
+        return f"memory://{name}/p", None
+    if request.param == "azure":
+        return f"az://moot-test/{name}", request.getfixturevalue("azure_options")
+    if request.param == "rclone":
+        return f"s3://moot-test/{name}", request.getfixturevalue("rclone_options")
     options = request.getfixturevalue("s3_options")
-    return f"s3://moot-test/{request.node.name}", options
+    is_direct = str(request.param == "s3").lower()
+    return f"s3://moot-test/{name}", {**options, "direct": is_direct}
 
 
 @pytest.fixture
@@ -67,6 +90,7 @@ def test_store_gives_back_what_was_put(store):
     assert store.get("a/empty") == b""
     assert store.head("a/b.bin") == 10
     assert store.head("a/empty") == 0
+    assert store.exists("a/b.bin")
     store.put("a/b.bin", memoryview(b"other"))
     assert store.get("a/b.bin") == b"other"
 
@@ -80,6 +104,7 @@ def test_store_lists_names_by_prefix(store):
     assert store.list("train/shard") == ["train/shard.0", "train/shard.1"]
     assert store.list("train") == ["train/deep/x", "train/shard.0", "train/shard.1", "trainer"]
     assert store.list("nothing") == []
+    assert len(store.list(limit=2)) == 2
     child = store.child("train")
     assert child.list() == ["deep/x", "shard.0", "shard.1"]
     assert child.get("deep/x") == b"x"
@@ -113,12 +138,30 @@ def test_range_past_the_end_tells_the_size(store, start, length):
     assert caught.value.size_bytes == 10
 
 
+def test_objects_are_deleted(store):
+    store.put("x", b"1")
+    store.delete("x")
+    store.delete("x")
+    assert not store.exists("x")
+
+
+def test_store_counts_what_it_does(store):
+    store.put("x", b"0123456789")
+    store.get("x")
+    store.child("a").exists("y")
+    counters = store.counters()
+    assert counters["requests"] == 3
+    assert counters["bytes"] == 10
+    assert counters == store.child("a").counters()
+    assert not any(counters[name] for name in ("retries", "throttled", "timeouts", "errors"))
+
+
 def test_missing_object_is_not_found(store):
     store.put("x", b"1")
     assert store.exists("x")
     assert not store.exists("y")
     for read in (store.get, store.head, lambda n: store.get_range_into(n, 0, bytearray(4))):
-        with pytest.raises(StorageError, match=r"/y: not found; check the URL"):
+        with pytest.raises(MissingObjectError, match=r"/y: not found; check the URL"):
             read("y")
 
 
@@ -160,17 +203,12 @@ def test_corpus_is_written_and_read(place):
     store.close()
     corpus = open_corpus(*place)
     assert len(corpus.shards) > 3
-    shards = [fetch_shard(corpus.store, info) for info in corpus.shards]
-    pos, rows = corpus.locate(np.arange(200))
-    lengths = np.concatenate([shard.lengths("tokens") for shard in shards]).astype(np.int64)
-    out = np.empty(lengths.sum(), np.int64)
-    zeros = np.zeros_like(lengths)
-    gather(shards, "tokens", pos.astype(np.int32), rows.astype(np.int32), zeros, lengths, out)
-    assert np.array_equal(out, np.concatenate(docs))
+    shards = [corpus.read(shard_id) for shard_id in range(len(corpus.shards))]
     corpus.close()
-    assert [v for s in shards for v in s.values("id", np.arange(s.num_samples))] == [
-        str(i) for i in range(200)
-    ]
+    ids = [name for shard in shards for name in shard.values("id", np.arange(shard.num_samples))]
+    assert ids == [str(i) for i in range(200)]
+    tokens = [doc for s in shards for doc in s.values("tokens", np.arange(s.num_samples))]
+    assert all(np.array_equal(*pair) for pair in zip(tokens, docs, strict=True))
 
 
 def test_closed_store_says_so(store):
@@ -202,21 +240,38 @@ def test_missing_folder_is_named(tmp_path):
         open_store(str(tmp_path / "file")).put("x", b"")
 
 
-def test_missing_bucket_is_named(s3_options):
-    store = open_store("s3://moot-none/p", s3_options)
+@pytest.mark.parametrize("server", ["s3", "rclone", "azure"])
+def test_missing_bucket_is_named(request, server):
+    options = request.getfixturevalue(f"{server}_options")
+    url = "az://moot-none/p" if server == "azure" else "s3://moot-none/p"
+    store = open_store(url, options)
     for use in (store.list, lambda: store.get("x"), lambda: store.put("x", b"1")):
-        with pytest.raises(StorageError, match="s3://moot-none/p.*the bucket does not exist"):
+        with pytest.raises(StorageError, match="//moot-none/p.*the bucket does not exist"):
             use()
+    store.close()
 
 
 @pytest.mark.parametrize(
     ("url", "options", "message"),
     [
-        ("gs://bucket/x", None, "unknown scheme 'gs'"),
+        ("ftp://host/x", None, "unknown scheme 'ftp'"),
+        ("gcs://bucket/x", None, "did you mean gs://"),
         ("", None, "an empty path"),
+        ("http://user:word@host/x", None, "takes no query, fragment or user"),
+        ("https://host/x?token=1", None, "https://host/x: names are added"),
+        ("http:///x", None, "names no host"),
         ("s3:///x", None, "names no bucket"),
         ("s3://bucket/x", {"endpiont": "http://x"}, "did you mean 'endpoint'"),
         ("s3://bucket/x", {"colour": "red"}, "known are endpoint, region"),
+        ("gs://bucket/x", {"acount_name": "x"}, "unknown storage option 'acount_name'"),
+        ("az://bucket/x", {"acount_name": "x"}, "did you mean 'account_name'"),
+        ("http://host/x", {"endpoint": "http://x"}, "unknown storage option 'endpoint'"),
+        ("folder", {"endpiont": "http://x"}, "did you mean 'endpoint'"),
+        ("s3://bucket/x", {"attempts": "few"}, "attempts is a number above 0, not 'few'"),
+        ("s3://bucket/x", {"attempts": "0"}, "attempts is a number above 0"),
+        ("s3://bucket/x", {"deadline_s": "-1"}, "deadline_s is a number above 0"),
+        ("s3://bucket/x", {"hedge": "maybe"}, "hedge is true or false"),
+        ("s3://bucket/x", {"attempts": 3}, "attempts is text; write '3'"),
     ],
 )
 def test_bad_url_or_option_is_a_config_error(url, options, message):
@@ -231,92 +286,31 @@ def test_endpoint_needs_a_scheme_and_keys():
         open_store("s3://bucket/x", {"endpoint": "http://127.0.0.1:9"}).get("x")
 
 
-def test_unreachable_endpoint_is_reported_after_three_attempts():
-    store = open_store("s3://bucket/p", {**KEYS, "endpoint": "http://127.0.0.1:9"})
-    with pytest.raises(StorageError, match=r"tried 3 times\); check the endpoint"):
-        store.get("x")
+def test_plain_http_endpoint_can_be_forbidden():
+    options = {**KEYS, "endpoint": "http://127.0.0.1:9", "allow_http": "false"}
+    with pytest.raises(ConfigError, match="is plain HTTP, and allow_http is false"):
+        open_store("s3://bucket/x", options).get("x")
 
 
-@pytest.fixture
-def scripted():
-    """A server that answers with the given statuses in turn, then 200; yields (options, script)."""
-    script: list[int | str] = []
-    seen: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            status = script.pop(0) if script else 200
-            seen.append(self.command)
-            body = b"0123456789" if status in (200, "short") else b"<Code>AccessDenied</Code>"
-            self.send_response(200 if status == "short" else status)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
-            self.send_header("ETag", '"x"')
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[:4] if status == "short" else body)
-            self.close_connection = status == "short"
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield {**KEYS, "endpoint": f"http://127.0.0.1:{server.server_port}"}, script, seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.mark.parametrize("failures", [[503], [429], [500, 408], ["short"], ["short", 503]])
-def test_passing_failures_are_tried_again(scripted, failures):
-    options, script, seen = scripted
-    script += failures
-    assert open_store("s3://bucket/p", options).get("x") == b"0123456789"
-    assert len(seen) == len(failures) + 1
-
-
-def test_lasting_failure_stops_after_three_attempts(scripted):
-    options, script, seen = scripted
-    script += [503] * 9
-    with pytest.raises(StorageError, match="503.*tried 3 times"):
-        open_store("s3://bucket/p", options).get("x")
-    assert len(seen) == 3
-
-
-@pytest.mark.parametrize("status", [403, 401, 400, 404])
-def test_refusals_are_not_tried_again_nor_called_not_found(scripted, status):
-    options, script, seen = scripted
-    script += [status] * 3
-    with pytest.raises(StorageError) as caught:
-        open_store("s3://bucket/p", options).get("x")
-    assert len(seen) == 1
-    assert ("not found" in str(caught.value)) == (status == 404)
-    if status == 403:
-        assert "forbidden (AccessDenied)" in str(caught.value)
-
-
-def test_forbidden_object_does_not_count_as_absent(scripted):
-    options, script, _ = scripted
-    script += [403]
-    with pytest.raises(StorageError, match="forbidden"):
-        open_store("s3://bucket/p", options).exists("x")
+def test_azure_needs_an_account(monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(ConfigError, match="names a container, but no account"):
+        open_store("az://container/x").get("x")
 
 
 def test_failed_read_leaves_no_range_under_way(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    running = threading.Semaphore(0)
+    store.put("x", b"1")
+    is_running, has_failed = threading.Event(), threading.Event()
 
-    def fill(self, name, start, target):
+    def fill(self, name, start, target, *more):
         if start == 0:
-            running.release()
+            is_running.wait(10)
+            has_failed.set()
             raise StorageError("broken")
-        running.acquire()
+        is_running.set()
+        has_failed.wait(10)
+        time.sleep(0.05)
         target[:] = 1
         return 1
 
@@ -328,36 +322,62 @@ def test_failed_read_leaves_no_range_under_way(tmp_path, monkeypatch):
     store.close()
 
 
-def test_close_joins_the_threads(tmp_path):
-    store = open_store(str(tmp_path))
-    store.put("big", bytes(RANGE_BYTES + 1))
-    store.get_range_into("big", 0, bytearray(RANGE_BYTES + 1))
-    assert any(t.name.startswith("moot-range") for t in threading.enumerate())
-    store.close()
-    assert not any(t.name.startswith("moot-range") for t in threading.enumerate())
+def test_close_joins_the_threads_and_closes_the_connections():
+    before = set(threading.enumerate())
+    data = bytes(RANGE_BYTES + 1)
+    with FaultServer({"big": data}) as server:
+        store = open_store(server.url)
+        store.get_range_into("big", 0, bytearray(len(data)))
+        names = {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before}
+        assert {"moot-range", "moot-watch"} <= names
+        store.close()
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("moot")]
 
 
-def test_forked_process_gets_an_error_not_a_hang(tmp_path):
-    code = f"""
-    import os
+FORK = """
+    import os, sys
     from moot.loader.storage import open_store
-    store = open_store({str(tmp_path)!r})
-    store.put("x", b"1")
+
+    def tell(who, read):
+        try:
+            print(who, read(), flush=True)
+        except Exception as error:
+            print(who, type(error).__name__, error, flush=True)
+
+    folder, web, bucket = (open_store(url, options) for url, options in {places!r})
+    folder.put("x", b"1")
+    for store in (folder, web, bucket):
+        tell("parent", lambda: store.get("x"))
     if os.fork() == 0:
-        for make in (lambda: store, lambda: open_store({str(tmp_path)!r})):
-            try:
-                make().get("x")
-            except Exception as error:
-                print(type(error).__name__, error, flush=True)
+        for store in (folder, web, bucket, open_store(*{places!r}[2])):
+            tell("child", lambda: store.get("x"))
+        tell("child", lambda: folder.put("y", b"1"))
+        tell("child", lambda: folder.counters()["requests"])
+        folder.close(), web.close(), bucket.close()
         os._exit(0)
     os.wait()
-    print("parent", store.get("x"))
-    """
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    for store in (folder, web, bucket):
+        tell("parent", lambda: store.get("x"))
+        store.close()
+"""
+
+
+def test_forked_process_reads_on_or_gets_an_error_never_a_hang(tmp_path):
+    with FaultServer({"web/x": b"1", "bucket/p/x": b"1"}) as server:
+        places = [
+            (str(tmp_path), {}),
+            (f"{server.url}/web", {}),
+            ("s3://bucket/p", server.s3_options),
+        ]
+        code = textwrap.dedent(FORK.format(places=places))
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
     lines = ran.stdout.splitlines()
-    assert len(lines) == 3, ran.stdout
-    assert all(s.startswith("StorageError") and "'spawn'" in s for s in lines[:2])
-    assert lines[2] == "parent b'1'"
+    assert lines[:3] == lines[-3:] == ["parent b'1'"] * 3, ran.stdout + ran.stderr
+    assert lines[3:5] == ["child b'1'"] * 2  # files and web servers are read on
+    assert len(lines[5:8]) == 3
+    assert all(s.startswith("child StorageError") and "'spawn'" in s for s in lines[5:8])
+    assert lines[8] == "child 1.0"  # the child counts for itself

@@ -7,7 +7,12 @@ and does to the requests what its plan says; S3 clients in path style can use it
 signatures are not looked at.
 """
 
+import base64
 import contextlib
+import email.utils
+import hashlib
+import hmac
+import http.client
 import shutil
 import socket
 import ssl
@@ -27,6 +32,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KEYS = {"access_key_id": "moot-test-key-id", "secret_access_key": "moot-test-secret-key"}
 LOOPBACK = "127.0.0.1"
+AZURITE_ACCOUNT = "devstoreaccount1"
+# The emulator's well-known key; it opens nothing else.
+AZURITE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reset:
-    """Promise the whole body, send `after` bytes of it, then reset the connection."""
+    """Promise the whole body, send `after` bytes of it, wait, then reset the connection."""
 
     after: int = 0
+    wait_s: float = 0.05  # a client that had no time to take the bytes would lose them
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Seen:
     at: float
     method: str
     path: str
+    query: str
     range: str | None
     headers: Mapping[str, str]
     fault: object
@@ -166,13 +178,16 @@ class FaultServer:
         return [seen for seen in self.log if seen.method == method]
 
     def note(self, handler: "_Handler") -> object:
-        path, asked = unquote(urlsplit(handler.path).path), handler.headers.get("Range")
+        parts, asked = urlsplit(handler.path), handler.headers.get("Range")
+        path, method = unquote(parts.path), handler.command
         start = int(asked.split("=")[1].split("-")[0]) if asked else None
         with self._lock:
-            rules = [rule for rule in self._rules if rule.matches(handler.command, path, start)]
+            rules = [rule for rule in self._rules if rule.matches(method, path, start)]
             fault = rules[0].take() if rules else None
             headers = dict(handler.headers)
-            self.log.append(Seen(time.monotonic(), handler.command, path, asked, headers, fault))
+            self.log.append(
+                Seen(time.monotonic(), method, path, parts.query, asked, headers, fault)
+            )
         return fault
 
     def find(self, path: str) -> bytes | None:
@@ -247,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Flip):
             body = body[: fault.at] + bytes([body[fault.at] ^ 0xFF]) + body[fault.at + 1 :]
         if isinstance(fault, Reset | Short):
-            self._break_off(body[: fault.after], isinstance(fault, Reset))
+            self._break_off(body[: fault.after], fault)
         elif isinstance(fault, Stall) and fault.after:
             self.wfile.write(body[: fault.after])
             self.server.owner.stopping.wait(fault.seconds)
@@ -259,11 +274,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(body)
 
-    def _break_off(self, body, is_reset):
+    def _break_off(self, body, fault):
         self.wfile.write(body)
         self.close_connection = True
-        if is_reset:
-            time.sleep(0.05)  # let the client take what was sent: a reset throws it away
+        if isinstance(fault, Reset):
+            self.server.owner.stopping.wait(fault.wait_s)
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.server.to_reset.add(self.connection)
@@ -347,22 +362,45 @@ def rclone_s3(folder: Path, work: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def azurite(work: Path) -> Iterator[dict[str, str]]:
-    """Run Microsoft's emulator of Azure Blob Storage; yields store options."""
+def azurite(work: Path, *containers: str) -> Iterator[dict[str, str]]:
+    """Run Microsoft's emulator of Azure Blob Storage with some containers; yields store options."""
     program = ROOT / "build/azurite/node_modules/.bin/azurite-blob"
-    if not program.exists():
+    if not program.exists() or shutil.which("node") is None:
         pytest.skip("azurite is not here (npm install --prefix build/azurite azurite)")
     port = free_port()
     command = [str(program), "--blobHost", LOOPBACK, "--blobPort", str(port), "--silent"]
     command += ["--location", str(work), "--skipApiVersionCheck", "--disableTelemetry"]
+    options = {
+        "account_name": AZURITE_ACCOUNT,
+        "account_key": AZURITE_KEY,
+        "endpoint": f"http://{LOOPBACK}:{port}/{AZURITE_ACCOUNT}",
+    }
     with running(command, port, work / "azurite.log"):
-        yield {
-            "account_name": "devstoreaccount1",
-            # The emulator's well-known key; it opens nothing else.
-            "account_key": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq"
-            "/K1SZFPTOtr/KBHBeksoGMGw==",
-            "endpoint": f"http://{LOOPBACK}:{port}/devstoreaccount1",
-        }
+        for container in containers:
+            _create_container(f"{options['endpoint']}/{container}")
+        yield options
+
+
+def _create_container(url: str) -> None:
+    """Create a container; signed by hand, as the shared-key scheme of Azure Storage has it."""
+    headers = {
+        "x-ms-date": email.utils.formatdate(usegmt=True),
+        "x-ms-version": "2021-12-02",
+        "Content-Length": "0",
+    }
+    # The emulator names the account twice: in the path, and before it.
+    resource = f"/{AZURITE_ACCOUNT}{urlsplit(url).path}\nrestype:container"
+    listed = f"x-ms-date:{headers['x-ms-date']}\nx-ms-version:{headers['x-ms-version']}"
+    text = "PUT" + "\n" * 12 + f"{listed}\n{resource}"
+    digest = hmac.new(base64.b64decode(AZURITE_KEY), text.encode(), hashlib.sha256).digest()
+    signature = base64.b64encode(digest).decode()
+    headers["Authorization"] = f"SharedKey {AZURITE_ACCOUNT}:{signature}"
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection.request("PUT", f"{urlsplit(url).path}?restype=container", headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    assert answer.status == 201, body
 
 
 @contextlib.contextmanager
