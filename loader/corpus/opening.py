@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..errors import ConfigError, ShardError, StorageError
 from ..shards import ShardIndex, find_shards
 from ..shards.index import INDEX_NAME
+from ..shards.index_table import TABLE_NAME, read_stored_index
 from ..storage import Store
 from .corpus import Corpus
 from .streams import Stream, StreamStores
@@ -54,10 +55,7 @@ def read_indexes(streams: Sequence[Stream], stores: StreamStores) -> list[ShardI
     if len(streams) == 1:
         return [_find(stores.get(0), streams[0])]
     with ThreadPoolExecutor(min(_NUM_THREADS, len(streams)), "moot-index") as pool:
-        tasks = [
-            pool.submit(lambda i=i, stream=stream: _find(stores.get(i), stream))
-            for i, stream in enumerate(streams)
-        ]
+        tasks = [pool.submit(_find, stores.get(i), stream) for i, stream in enumerate(streams)]
         try:
             return [task.result() for task in tasks]
         except BaseException:
@@ -66,7 +64,11 @@ def read_indexes(streams: Sequence[Stream], stores: StreamStores) -> list[ShardI
 
 
 def _find(store: Store, stream: Stream) -> ShardIndex:
-    index = find_shards(store, stream.options, stream.format)
+    index = read_stored_index(store)
+    if index is None:
+        index = find_shards(store, stream.options, stream.format)
+    elif stream.format is not None and {k.format for k in index.columns.kinds} != {stream.format}:
+        raise ShardError(f"{store.url}: {TABLE_NAME} names shards that are not {stream.format}")
     if index is None:
         raise StorageError(_nothing_here(store))
     if not index.samples.sum():

@@ -69,6 +69,16 @@ class StreamStores:
                 store = self._stores[stream_id] = self._open(self._streams[stream_id])
             return store
 
+    def counters(self) -> dict[str, float]:
+        """Return what the stores did so far, summed; see `Store.counters`."""
+        with self._lock:
+            roots = list(self._roots.values())
+        sums: dict[str, float] = {}
+        for root in roots:
+            for name, value in root.counters().items():
+                sums[name] = sums.get(name, 0.0) + value
+        return sums
+
     def close(self) -> None:
         """Close every store."""
         with self._lock:

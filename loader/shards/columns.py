@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -142,17 +143,32 @@ class Columns:
             arrays += [] if texts is None else [texts.data, texts.offsets]
         return sum(array.nbytes for array in arrays if array is not None)
 
+    def slice(self, first: int, stop: int) -> Columns:
+        """Return the shards of a range, which share this memory."""
+        arrays = {name: getattr(self, name) for name in self.__slots__[1:]}
+        texts = {name: a for name, a in arrays.items() if isinstance(a, Texts)}
+        cut: dict[str, Any] = {
+            name: None if array is None else array[first:stop]
+            for name, array in arrays.items()
+            if name not in texts
+        }
+        for name, text in texts.items():
+            cut[name] = Texts(text.data, text.offsets[first : min(stop, len(self)) + 1])
+        return Columns(kinds=self.kinds, **cut)
+
     def take(self, rows: np.ndarray) -> Columns:
         """Return some shards, int64 [m] of any order."""
         return Columns(
-            self.kinds,
-            *(getattr(self, name)[rows] for name in ("kind", "samples", "raw_bytes")),
-            self.stored_bytes[rows],
-            self.names.take(rows),
-            self.digests.take(rows),
-            None if self.zip_names is None else self.zip_names.take(rows),
-            None if self.start is None else self.start[rows],
-            None if self.part is None else self.part[rows],
+            kinds=self.kinds,
+            kind=self.kind[rows],
+            samples=self.samples[rows],
+            raw_bytes=self.raw_bytes[rows],
+            stored_bytes=self.stored_bytes[rows],
+            names=self.names.take(rows),
+            digests=self.digests.take(rows),
+            zip_names=None if self.zip_names is None else self.zip_names.take(rows),
+            start=None if self.start is None else self.start[rows],
+            part=None if self.part is None else self.part[rows],
         )
 
     def canonical(self) -> Columns:
@@ -162,14 +178,15 @@ class Columns:
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         kinds, kind = merge_kinds([self.kinds[i] for i in found[order].tolist()])
+        numbered = kind[place[codes.reshape(-1)]] if len(self) else np.zeros(0, np.int64)
         zip_names = self.zip_names
-        return Columns(
-            kinds,
-            _codes(kind[place[codes.reshape(-1)]]) if len(self) else _codes(np.zeros(0, np.int64)),
-            *(self.samples, self.raw_bytes, self.stored_bytes, self.names, self.digests),
-            None if zip_names is None or not zip_names.used.size else zip_names,
-            None if self.start is None or not self.start.any() else self.start,
-            None if self.part is None or not self.part.any() else self.part,
+        return replace(
+            self,
+            kinds=kinds,
+            kind=narrow_codes(numbered, len(kinds)),
+            zip_names=None if zip_names is None or not zip_names.used.size else zip_names,
+            start=None if self.start is None or not self.start.any() else self.start,
+            part=None if self.part is None or not self.part.any() else self.part,
         )
 
     def digest(self) -> str:
@@ -177,16 +194,16 @@ class Columns:
         columns = self.canonical()
         kinds = [kind.to_list() for kind in columns.kinds]
         state = xxhash.xxh3_128(json.dumps([len(self), kinds]).encode())
-        state.update(columns.kind.astype("<u4").tobytes())
+        _feed(state, columns.kind.astype("<u4"))
         none = np.zeros(0, np.int64)
         for name in ("samples", "raw_bytes", "stored_bytes", "start", "part"):
             array = getattr(columns, name)
-            state.update(np.ascontiguousarray(none if array is None else array, "<i8"))
+            _feed(state, np.asarray(none if array is None else array, "<i8"))
             state.update(name.encode())
         for texts in (columns.names, columns.digests, columns.zip_names):
             if texts is not None:
-                state.update(texts.lengths.astype("<i8"))
-                state.update(np.ascontiguousarray(texts.used))
+                _feed(state, texts.lengths.astype("<i8"))
+                _feed(state, texts.used)
         return state.hexdigest()
 
 
@@ -213,14 +230,16 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
     if any(part.zip_names is not None for part in parts):
         zip_names = join_texts([part.zip_names or empty_texts(len(part)) for part in parts])
     return Columns(
-        kinds,
-        _codes(np.concatenate(moved)),
-        *(joined(name) for name in ("samples", "raw_bytes", "stored_bytes")),
-        join_texts([part.names for part in parts]),
-        join_texts([part.digests for part in parts]),
-        zip_names,
-        joined_if_any("start"),
-        joined_if_any("part"),
+        kinds=kinds,
+        kind=narrow_codes(np.concatenate(moved), len(kinds)),
+        samples=joined("samples"),
+        raw_bytes=joined("raw_bytes"),
+        stored_bytes=joined("stored_bytes"),
+        names=join_texts([part.names for part in parts]),
+        digests=join_texts([part.digests for part in parts]),
+        zip_names=zip_names,
+        start=joined_if_any("start"),
+        part=joined_if_any("part"),
     )
 
 
@@ -236,6 +255,11 @@ def empty_texts(count: int) -> Texts:
     return Texts(np.zeros(0, np.uint8), np.zeros(count + 1, np.uint32))
 
 
-def _codes(codes: np.ndarray) -> np.ndarray:
-    wide = codes.size and codes.max() > np.iinfo(np.uint16).max
-    return codes.astype(np.uint32 if wide else np.uint16)
+def _feed(state: Any, array: np.ndarray) -> None:
+    state.update(memoryview(np.ascontiguousarray(array).view(np.uint8)))  # type: ignore[arg-type]
+
+
+def narrow_codes(codes: np.ndarray, num_kinds: int) -> np.ndarray:
+    """Return codes below `num_kinds` as uint16 where they fit, else as uint32."""
+    is_wide = num_kinds > 1 << 16 or (codes.size and int(codes.max()) >= 1 << 16)
+    return codes.astype(np.uint32 if is_wide else np.uint16)

@@ -125,7 +125,10 @@ class ShardIndex(Sequence[ShardInfo]):
     def __getitem__(self, place: slice) -> ShardIndex: ...
     def __getitem__(self, place: int | slice) -> ShardInfo | ShardIndex:
         if isinstance(place, slice):
-            return self.subset(np.arange(len(self))[place])
+            first, stop, step = place.indices(len(self))
+            if step == 1:
+                return ShardIndex.of(self.columns.slice(first, max(first, stop)))
+            return self.subset(np.arange(first, stop, step))
         row = place + len(self) if place < 0 else place
         if not 0 <= row < len(self):
             raise IndexError(f"shard {place} of {len(self)}")
@@ -214,10 +217,16 @@ class IndexBuilder:
         kind, samples, raw, stored = (np.array(a, np.int64) for a in self._numbers.values())
         start, part = (np.array(a, np.int64) for a in self._extra.values())
         return Columns(
-            tuple(Kind(*values) for values in self._kinds),
-            *(kind, samples, raw, stored),
-            *(texts[name] for name in ("names", "digests", "zip_names")),
-            *(start, part),
+            kinds=tuple(Kind(*values) for values in self._kinds),
+            kind=kind,
+            samples=samples,
+            raw_bytes=raw,
+            stored_bytes=stored,
+            names=texts["names"],
+            digests=texts["digests"],
+            zip_names=texts["zip_names"],
+            start=start,
+            part=part,
         ).canonical()
 
     def _flush(self) -> None:

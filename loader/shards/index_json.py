@@ -14,8 +14,7 @@ from typing import Any
 
 from ..errors import ShardError
 from ..storage import Store
-from .compression import compression_level
-from .encodings import fixed_size
+from .claims import check_columns, check_compression, leaves_corpus
 from .index import INDEX_NAME, MAX_SHARD_BYTES, VERSION, IndexBuilder, ShardIndex, ShardInfo
 
 
@@ -99,10 +98,7 @@ def _read_shard(where: str, shard_id: int, entry: Any, columns: dict[tuple, tupl
         )
     compression = entry.get("compression")
     if compression is not None:
-        try:
-            compression_level(_typed(where, entry, "compression", str))
-        except ShardError as error:
-            raise ShardError(f"{where}: {error}") from None
+        check_compression(where, _typed(where, entry, "compression", str))
     basename, raw_bytes, raw_hashes = _read_file(f"{where}, raw_data", entry.get("raw_data"))
     zipped: tuple[str | None, int, dict[str, str]] = (None, 0, {})
     if compression is not None:
@@ -136,21 +132,7 @@ def _read_columns(where: str, entry: dict[str, Any], columns: dict[tuple, tuple]
             return columns[found]
     except TypeError:
         raise ShardError(f"{where}: columns must be named by texts and sized by numbers") from None
-    names, encodings, sizes = found
-    are_texts = all(isinstance(text, str) for text in names + encodings)
-    if not are_texts or len({len(values) for values in found}) != 1 or not names:
-        raise ShardError(f"{where}: names, encodings and sizes of the columns do not match")
-    if len(set(names)) != len(names):
-        raise ShardError(f"{where}: a column is named twice in {list(names)}")
-    for name, encoding, size in zip(names, encodings, sizes, strict=True):
-        try:
-            expected = fixed_size(encoding)
-        except ShardError as error:
-            raise ShardError(f"{where}, column {name!r}: {error}") from None
-        if size != expected or isinstance(size, bool):
-            raise ShardError(
-                f"{where}, column {name!r}: {encoding} has size {expected}, the index says {size!r}"
-            )
+    check_columns(where, *found, fixed=True)
     return columns.setdefault(found, found)
 
 
@@ -158,8 +140,7 @@ def _read_file(where: str, entry: Any) -> tuple[str, int, dict[str, str]]:
     if not isinstance(entry, dict):
         raise ShardError(f"{where}: not an object")
     basename = _typed(where, entry, "basename", str)
-    parts = basename.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in basename or "\0" in basename:
+    if leaves_corpus(basename):
         raise ShardError(f"{where}: the file name {basename!r} leaves the corpus; it is refused")
     num_bytes = _typed(where, entry, "bytes", int)
     if not 0 <= num_bytes <= MAX_SHARD_BYTES:

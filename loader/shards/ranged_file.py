@@ -84,7 +84,7 @@ class RangedFile(io.RawIOBase):
         size = left if size < 0 else min(size, left)
         view = self._view(size)
         self._position += size
-        return memoryview(view)
+        return memoryview(view)  # type: ignore[arg-type]
 
     def read(self, size: int | None = -1) -> bytes:
         """Read bytes; fewer at the end of the file."""
