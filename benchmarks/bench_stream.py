@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast and how surely do streaming loaders read the same samples? Ours against its rivals.
+
+Run: make bench (QUICK=1 for four minutes), or python benchmarks/bench_stream.py --help.
+One nginx on loopback serves one corpus in every rival's format; each run is a process of its own,
+and repeats are interleaved. Every result is appended to a file as it comes: what is there already
+is not run again, so a part that was interrupted goes on. Ours is run again for each commit.
+
+cold        first pass, empty caches; before it the trials that choose each rival's settings, a
+            whole pass of every reader that is compared with the corpus, and the floor
+conditions  caches filled; 20 ms before every answer; TLS
+behaviour   documents packed to rows, resuming, the end of an epoch, indexes of 10^5 and 10^6 shards
+
+Needs nginx with Lua and openssl (Debian: nginx-light libnginx-mod-http-lua openssl); makes the
+peers' environment itself. Everything lies in build/bench.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stream import environment, table
+from stream.reader import BATCH_ROWS
+from stream.server import serve
+
+WORK = environment.BUILD / "bench"
+SERVED = WORK / "served"
+FORMS = ("bin", "mds", "litdata-zstd", "litdata-raw", "tar", "parquet")
+FULL_ROWS, SMALL_ROWS = 392_704, 73_728  # multiples of 128; 1.61 and 0.30 GB of tokens
+STOPS = (0.1, 0.5, 0.9)
+MANY = (100_000, 1_000_000)
+MANY_FORMS = {"ours": "mds", "mosaic-tuned": "mds", "litdata-zstd": "litdata-zstd"}
+OLD_LOCK = [str(environment.FILELOCK)]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A reader and how it is set; `trials` are tried first, and the fastest is taken."""
+
+    reader: str
+    options: dict = field(default_factory=dict)
+    trials: tuple[dict, ...] = ()
+    path: tuple[str, ...] = ()
+    can_resume: bool = True
+
+
+_WORKERS = ({"workers": 0}, {"workers": 1}, {"workers": 2})
+_TUNED = {"predownload": 4096, "stack": True}
+RIVALS = {
+    "ours": Rival("moot"),
+    "ours-http": Rival("moot", {"scheme": "http"}),
+    "ours-disk": Rival("moot", {"keep": True}),
+    "mosaic-default": Rival("mosaic"),
+    "mosaic-tuned": Rival("mosaic", _TUNED, _WORKERS, tuple(OLD_LOCK)),
+    "litdata-zstd": Rival("litdata", {"form": "litdata-zstd"}, _WORKERS),
+    "litdata-raw": Rival("litdata", {"form": "litdata-raw"}, _WORKERS),
+    "litdata-mds": Rival("litdata", {"form": "mds"}),
+    "webdataset": Rival("webdataset", {}, _WORKERS, can_resume=False),
+    "huggingface": Rival("huggingface"),
+    "huggingface-files": Rival("huggingface", {"buffer": 0}),
+    "memmap": Rival("memmap", can_resume=False),
+}
+_LOCAL = ("memmap",)  # no network: the conditions do not change it
+_QUICK = ("ours", "mosaic-tuned", "litdata-zstd", "webdataset", "huggingface", "memmap")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process that is to run; `key` names its result for ever."""
+
+    part: str
+    mode: str
+    rival: str
+    condition: str = "plain"
+    corpus: str = "tokens"
+    repeat: int = 0
+    extra: dict = field(default_factory=dict)
+    """Of the measurement, and part of the key."""
+    hidden: dict = field(default_factory=dict)
+    """Of this time only: paths, states, how long until it is killed."""
+
+    @property
+    def key(self) -> str:
+        """Equal for equal work."""
+        where = [self.mode, self.rival, self.condition, self.corpus, str(self.repeat)]
+        return "/".join([*where, *(f"{k}={v}" for k, v in sorted(self.extra.items()))])
+
+
+class Bench:
+    """Runs what is not there yet, and knows what is."""
+
+    def __init__(self, args):
+        self.args = args
+        self.tokens = "tokens-small" if args.quick else "tokens"
+        self.limit_s = 3.0 if args.quick else 20.0
+        self.least = 30 if args.quick else 300
+        self.log = WORK / ("quick.jsonl" if args.quick else "full.jsonl")
+        self.commit = environment.commit()
+        self.peers = environment.peers_python(args.torch)
+        self.server = None
+        if args.fresh:
+            self.log.unlink(missing_ok=True)
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.done = {row["key"]: row for row in map(json.loads, lines) if self._holds(row)}
+
+    def _holds(self, row):
+        return not row["rival"].startswith("ours") or row["commit"] == self.commit
+
+    def result(self, run):
+        """Return the result of a run, which is started if it is not there."""
+        if run.key not in self.done:
+            self.record(run, self._execute(run))
+        return self.done[run.key]
+
+    def record(self, run, figures):
+        """Keep the result of a run."""
+        names = ("part", "mode", "rival", "condition", "corpus", "repeat", "extra")
+        row = {"key": run.key, **{name: getattr(run, name) for name in names}}
+        row |= {"commit": self.commit, **figures}
+        with self.log.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        self.done[run.key] = row
+        print(f"{run.part:<11}{run.key:<60.60} {table.brief(row)}", flush=True)
+
+    def _execute(self, run):
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+        url = self.server.urls["plain" if run.condition == "warm" else run.condition]
+        env = environment.s3_variables(url, self.server.authority)
+        if run.mode == "floor":
+            ask = {"endpoint": url, "authority": str(self.server.authority), "corpus": run.corpus}
+            ask["folder"] = str(SERVED / "bench" / run.corpus / "mds")
+            return self._child(sys.executable, "stream.floor", ask, folder, 300, env)
+        is_ours = run.rival.startswith("ours")
+        python = sys.executable if is_ours else self.peers
+        if run.mode == "base":
+            return self._child(python, "stream.measure", {"mode": "base"}, folder, 60, {})
+        rival = RIVALS[run.rival]
+        options = {**rival.options, **run.extra.get("options", self.chosen(run.rival))}
+        ask = {"mode": run.mode, "reader": rival.reader, "options": options}
+        ask |= {"first_on_path": list(rival.path), "base_kb": self.base_kb(run.rival)}
+        ask |= {"limit_s": self.limit_s, "least": 1, "batches": self.batches(run.corpus)}
+        ask["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+        ask |= run.extra | run.hidden
+        ask["options"] = options
+        ask["place"] = {
+            "endpoint": url,
+            "corpus": run.corpus,
+            "is_packed": not run.corpus.startswith("tokens"),
+            "served": str(SERVED / "bench"),
+            "cache": str(ask.pop("cache", folder / "cache")),
+            "state": ask.pop("state", None),
+        }
+        limit_s = ask.pop("kill_s", 60 + 3 * self.limit_s)
+        return self._child(python, "stream.measure", ask, folder, limit_s, env)
+
+    def _child(self, python, module, ask, folder, limit_s, env):
+        folder.rmdir()
+        return environment.run(python, module, ask, folder=folder, limit_s=limit_s, env=env)
+
+    def batches(self, corpus):
+        """Return the batches of one pass."""
+        return (SMALL_ROWS if corpus.endswith("small") else FULL_ROWS) // BATCH_ROWS
+
+    def base_kb(self, rival):
+        """Return the peak memory of a process that only imports torch, in the same environment."""
+        whose = "ours" if rival.startswith("ours") else "peers"
+        return self.result(Run("cold", "base", whose))["peak_kb"]
+
+    def chosen(self, rival):
+        """Return the options that won the rival's trials."""
+        trials = RIVALS[rival].trials
+        if not trials or self.args.quick:
+            return trials[-1] if trials and rival == "mosaic-tuned" else {}
+        rates = []
+        for options in trials:
+            extra = {"options": options, "limit_s": 6.0, "batches": 10**9}
+            row = self.result(Run("cold", "pass", rival, corpus="tokens-small", extra=extra))
+            rates.append(row.get("steady_samples_per_s", 0.0))
+        return trials[rates.index(max(rates))]
+
+    # ---- the parts
+
+    def wanted(self, *, without=()):
+        """Return the rivals that take part."""
+        names = [name for name in (_QUICK if self.args.quick else RIVALS) if name not in without]
+        return [name for name in names if not self.args.only or name in self.args.only]
+
+    def interleaved(self, part, num, rivals, **settings):
+        """Run every rival once, then every rival again."""
+        for repeat in range(num):
+            for rival in rivals[repeat % len(rivals) :] + rivals[: repeat % len(rivals)]:
+                self.result(Run(part, "pass", rival, repeat=repeat, **settings))
+
+    def cold(self):
+        """Trials, whole passes, the floor, and the first pass with empty caches."""
+        self.corpus("tokens-small")
+        self.corpus(self.tokens)
+        rivals = self.wanted(without=("litdata-mds", "ours-disk"))
+        for repeat in range(self.args.n):
+            self.result(Run("cold", "floor", "floor", corpus=self.tokens, repeat=repeat))
+        whole = {"kill_s": 300}
+        for rival in self.wanted() if not self.args.quick else ["ours", "memmap"]:
+            self.result(Run("cold", "verify", rival, corpus=self.tokens, hidden=whole))
+        self.interleaved("cold", self.args.n, rivals, corpus=self.tokens)
+
+    def conditions(self):
+        """Filled caches, latency, TLS."""
+        self.corpus(self.tokens)
+        num = min(self.args.n, 3)
+        rivals = self.wanted(without=("litdata-mds",))
+        for rival in rivals if not self.args.quick else ["ours"]:
+            self.warm(rival, num)
+        rivals = self.wanted(without=("litdata-mds", "ours-disk", *_LOCAL))
+        if self.args.quick:
+            rivals = [name for name in rivals if name in ("ours", "litdata-zstd")]
+        for condition in ("slow", "tls"):
+            settings = {"condition": condition, "corpus": self.tokens}
+            self.interleaved("conditions", num, rivals, **settings)
+        self.result(Run("conditions", "floor", "floor", "tls", self.tokens))
+
+    def warm(self, rival, num):
+        """Fill the rival's cache by one whole pass, then read from it for `limit_s` seconds."""
+        runs = [
+            Run("conditions", "pass", rival, "warm", self.tokens, repeat) for repeat in range(num)
+        ]
+        if all(run.key in self.done for run in runs):
+            return
+        cache = WORK / "warm" / rival
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        fill = {"cache": str(cache), "limit_s": 1e9, "kill_s": 240}
+        self._execute(Run("conditions", "pass", rival, corpus=self.tokens, hidden=fill))
+        often = {"cache": str(cache), "least": self.least, "batches": 10**9}
+        for run in runs:
+            self.result(replace(run, hidden=often))
+        shutil.rmtree(cache)
+
+    def behaviour(self):
+        """Documents, resuming, the end of an epoch, very many shards."""
+        num = min(self.args.n, 3)
+        documents = "documents-small" if self.args.quick else "documents"
+        self.corpus("tokens-small")
+        self.corpus("documents-small")
+        self.corpus(documents)
+        rivals = self.wanted(without=("ours-disk", "ours-http", "litdata-mds"))
+        checked = [*rivals, *self.wanted(without=set(RIVALS) - {"litdata-mds"})]
+        for rival in checked if not self.args.quick else ["ours"]:
+            patient = {"kill_s": 120}
+            self.result(Run("behaviour", "verify", rival, corpus="documents-small", hidden=patient))
+        self.interleaved("behaviour", num, rivals, corpus=documents)
+        few = rivals if not self.args.quick else ["ours"]
+        for rival in few:
+            if RIVALS[rival].can_resume:
+                self.resume(rival, num)
+        for rival in few:
+            patient = {"kill_s": 120}
+            self.result(Run("behaviour", "boundary", rival, corpus="tokens-small", hidden=patient))
+        self.indexes()
+
+    def resume(self, rival, num):
+        """Save states on the way through the corpus, then continue from each in a new process."""
+        stops = [round(part * self.batches(self.tokens)) for part in STOPS]
+        runs = [
+            Run("behaviour", "resume", rival, "plain", self.tokens, repeat, {"stop": stop})
+            for stop in stops
+            for repeat in range(num)
+        ]
+        if all(run.key in self.done for run in runs):
+            return
+        states = WORK / "states" / rival
+        shutil.rmtree(states, ignore_errors=True)
+        states.mkdir(parents=True)
+        hidden = {"states": str(states), "stops": stops, "kill_s": 240}
+        saved = self._execute(Run("behaviour", "states", rival, corpus=self.tokens, hidden=hidden))
+        if "error" in saved:
+            self.record(runs[0], saved)
+            return
+        by_stop = json.loads((states / "states.json").read_text())
+        for run in runs:
+            state = by_stop[str(run.extra["stop"])]
+            self.result(replace(run, hidden={"states": str(states), "state": state}))
+        shutil.rmtree(states)
+
+    def indexes(self):
+        """Open corpora of very many shards."""
+        for num in MANY[:1] if self.args.quick else MANY:
+            for rival, form in MANY_FORMS.items():
+                if rival not in self.wanted() or (self.args.quick and rival != "ours"):
+                    continue
+                patient = {"kill_s": 180}
+                run = Run("behaviour", "open", rival, corpus=f"many/{num}", hidden=patient)
+                if run.key not in self.done:
+                    self.write(f"many/{num}", "many", num, form)
+                self.result(run)
+
+    # ---- corpora
+
+    def corpus(self, name):
+        """Write a corpus in every format, unless it is there."""
+        rows = SMALL_ROWS if name.endswith("small") else FULL_ROWS
+        for form in FORMS:
+            self.write(name, name.partition("-")[0], rows, form)
+
+    def write(self, name, kind, rows, form):
+        """Write one format of one corpus, unless it is there."""
+        stored = SERVED / "bench" / name
+        mark = stored / f"{form}.made"
+        if mark.exists() and mark.read_text() == str(rows):
+            return
+        print(f"bench: writing {name} as {form}", flush=True)
+        shutil.rmtree(stored / form, ignore_errors=True)
+        ask = {"folder": str(stored), "kind": kind, "rows": rows, "form": form}
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+        made = self._child(self.peers, "stream.corpora", ask, folder, 900, {})
+        if "error" in made:
+            raise SystemExit(f"bench: cannot write {name} as {form}: {made['error']}")
+        mark.write_text(str(rows))
+
+
+def main():
+    """Run the parts that are asked for and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parts = ("cold", "conditions", "behaviour")
+    parser.add_argument("--part", choices=[*parts, "all"], default="all")
+    parser.add_argument("--n", type=int, default=5, help="repeats; at most 3 beyond the cold part")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="rivals, by comma")
+    parser.add_argument("--quick", action="store_true", help="0.3 GB, one repeat of 3 s")
+    parser.add_argument("--fresh", action="store_true", help="forget the results that are there")
+    parser.add_argument("--torch", default="torch", help="which build, as pip spells it")
+    parser.add_argument("--out", type=Path, help="results without suffix; .json and .md are added")
+    args = parser.parse_args()
+    if args.quick:
+        args.n = 1
+    unknown = set(args.only or ()) - set(RIVALS)
+    if unknown:
+        parser.error(f"unknown rivals {sorted(unknown)}; there are {', '.join(RIVALS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))
+    SERVED.mkdir(parents=True, exist_ok=True)
+    lock = (WORK / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would measure each other
+    for stale in WORK.glob("run-*"):
+        shutil.rmtree(stale)
+    bench = Bench(args)
+    with serve(SERVED, Path(tempfile.mkdtemp(prefix="run-", dir=WORK)) / "nginx") as bench.server:
+        for part in parts if args.part == "all" else [args.part]:
+            getattr(bench, part)()
+        facts = environment.facts(bench.peers, bench.server.version)
+    out = args.out or WORK / ("quick" if args.quick else "full")
+    table.write(out, list(bench.done.values()), facts, vars(args))
+    print(out.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of bench_stream.py: corpora, their server, the peers, ours, measuring, the table."""
