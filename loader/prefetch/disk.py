@@ -40,23 +40,16 @@ class DiskCache:
         folder: Any folder; a sub-folder of it is made and nothing else touched.
         limit_bytes: The most that it should hold; None has no limit.
         strict: Trouble with the disk is an error.
-        salt: Made part of the key of shards that have no hash, such as the digest of their index:
-            without one, a corpus that is rewritten in place at equal sizes would not be noticed.
 
     Raises:
         StorageError: The folder cannot be used, and `strict` is set.
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        *,
-        limit_bytes: int | None = None,
-        strict: bool = False,
-        salt: str = "",
+        self, folder: str | Path, *, limit_bytes: int | None = None, strict: bool = False
     ) -> None:
         self._where = str(folder)
-        self._strict, self._salt = strict, salt
+        self._strict = strict
         self._lock = threading.Lock()
         names = ("hits", "misses", "waits", "bytes_read", "bytes_written", "errors", "quarantined")
         self._sums = dict.fromkeys(names, 0.0)
@@ -72,8 +65,17 @@ class DiskCache:
             evictions = self._folder.evictions if self._folder is not None else 0
             return {**self._sums, "evictions": float(evictions)}
 
-    def read(self, store: Store, info: ShardInfo, ask: Ask | None = None) -> Shard:
+    def read(
+        self, store: Store, info: ShardInfo, ask: Ask | None = None, *, index_digest: str = ""
+    ) -> Shard:
         """Read one shard as `read_shard` does, from the disk if it is there.
+
+        Args:
+            store: The store the index was read from.
+            info: The shard.
+            ask: What is wanted of it.
+            index_digest: Names the index. It stands in for the hash of a shard that has none, else
+                a corpus that is written anew at equal sizes would be taken for the old one.
 
         Raises:
             StorageError: The store fails, or the disk does and `strict` is set.
@@ -81,7 +83,7 @@ class DiskCache:
         """
         if self._folder is None:
             return read_shard(store, info, ask)
-        key = self._key(store, info)
+        key = key_of(store, info, index_digest)
         with CachedStore(store, self, self._folder, info, key) as through:
             try:
                 shard = read_shard(through, info, ask)
@@ -117,12 +119,6 @@ class DiskCache:
             self.trouble(error)
             return
         warnings.warn(f"{reason}. Moved aside to {target}, it is fetched again", stacklevel=4)
-
-    def _key(self, store: Store, info: ShardInfo) -> str:
-        hashes = info.zip_hashes if info.zip_basename else info.raw_hashes
-        known = sorted(hashes.items()) or self._salt
-        place = (store.url, info.stored_name, info.start, info.stored_bytes, known)
-        return xxhash.xxh3_128_hexdigest(repr(place).encode("utf-8"))
 
 
 class CachedStore(Store):
@@ -221,3 +217,11 @@ class CachedStore(Store):
         claim, self._claim = self._claim, None
         if claim is not None:
             claim.close()
+
+
+def key_of(store: Store, info: ShardInfo, index_digest: str) -> str:
+    """Return what a shard's file is found by: 32 hex digits."""
+    hashes = info.zip_hashes if info.zip_basename else info.raw_hashes
+    known = sorted(hashes.items()) or index_digest
+    place = (store.url, info.stored_name, info.start, info.stored_bytes, known)
+    return xxhash.xxh3_128_hexdigest(repr(place).encode("utf-8"))

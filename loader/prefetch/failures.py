@@ -74,6 +74,7 @@ class BadShards:
         try:
             return fetch(shard_id, allocate)
         except ShardError as error:
+            forget_frames(error)
             self._quarantine(shard_id, error)
         try:
             return fetch(shard_id, allocate)

@@ -10,8 +10,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
+from ..shards.index import ShardInfo
 from ..shards.shard import Shard
 from .pool import BufferPool
+
+
+def footprint(info: ShardInfo) -> int:
+    """Return the bytes a shard takes while it is fetched: as stored, raw and decoded at a time."""
+    text = info.raw_bytes if info.format == "jsonl" else 0  # read into columns beside it
+    return info.raw_bytes + info.zip_bytes + text
 
 
 class HeldShards:

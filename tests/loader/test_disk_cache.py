@@ -16,10 +16,12 @@ import xxhash
 from corpora import random_lengths, tokens_of, write_corpus
 from moot.loader import ShardError, StorageError
 from moot.loader.corpus import open_corpus
-from moot.loader.prefetch import disk as disk_module
-from moot.loader.prefetch.disk import DiskCache
+from moot.loader.prefetch import ShardCache
+from moot.loader.prefetch.disk import DiskCache, key_of
 from moot.loader.prefetch.disk_folder import ShardFolder
-from moot.loader.shards import Ask, find_shards
+from moot.loader.prefetch.failures import lost_shard
+from moot.loader.prefetch.held import footprint
+from moot.loader.shards import Ask, find_shards, read_shard
 from moot.loader.storage import open_store
 from servers import Answer, FaultServer, Flip, Short, Stall
 
@@ -161,13 +163,12 @@ def test_shards_that_are_parts_of_one_file_have_a_file_each(tmp_path):
     store.close()
 
 
-def test_a_corpus_without_hashes_that_was_rewritten_has_other_keys(tmp_path, corpus):
-    """Equal names and sizes, no hashes: only the salt tells the two apart."""
-    info = replace(corpus.shards[0], zip_hashes={}, raw_hashes={})
-    keys = {DiskCache(tmp_path, salt=salt)._key(corpus.store_of(0), info) for salt in "aab"}
-    assert len(keys) == 2
-    hashed = {DiskCache(tmp_path, salt=s)._key(corpus.store_of(0), corpus.shards[0]) for s in "ab"}
-    assert len(hashed) == 1
+def test_a_corpus_without_hashes_that_was_rewritten_has_other_keys(corpus):
+    """Equal names and sizes, no hashes: only the digest of the index tells the two apart."""
+    store, hashed = corpus.store_of(0), corpus.shards[0]
+    bare = replace(hashed, zip_hashes={}, raw_hashes={})
+    assert len({key_of(store, bare, digest) for digest in "aab"}) == 2
+    assert len({key_of(store, hashed, digest) for digest in "ab"}) == 1
 
 
 # ---- several processes
@@ -448,7 +449,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tmp_path, server, corpus):
 TOO_LARGE = """
 import resource, sys, warnings
 from moot.loader.corpus import open_corpus
-from moot.loader.prefetch.disk import DiskCache
+from moot.loader.prefetch.disk import DiskCache, key_of
 corpus, cache = open_corpus(sys.argv[1]), DiskCache(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 with warnings.catch_warnings(record=True) as seen:
@@ -466,5 +467,65 @@ def test_a_write_that_breaks_off_leaves_no_file(tmp_path, server, corpus):
     assert files(tmp_path / "cache", "**/*.*") == []
 
 
-def test_patience_has_an_end_below_the_deadline_of_a_batch():
-    assert disk_module._PATIENCE_S <= 60
+# ---- under the cache in memory
+
+
+def cached(corpus, budget_bytes=4 << 20, **settings):
+    disk = settings.pop("disk", None)
+
+    def fetch(shard_id, allocate):
+        read = read_shard if disk is None else disk.read
+        return read(corpus.store_of(shard_id), corpus.shards[shard_id], Ask(allocate=allocate))
+
+    return ShardCache(
+        fetch, lambda i: footprint(corpus.shards[i]), budget_bytes=budget_bytes, **settings
+    )
+
+
+def test_a_byte_flipped_on_the_way_is_fetched_again(tmp_path, server, corpus):
+    server.plan(Flip(200), path=corpus.shards[1].stored_name)
+    cache = cached(corpus, disk=DiskCache(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="a bad shard is fetched again: http.*corrupt"):
+        shards = cache.get([0, 1])
+    assert shards[1].values("id", [0]) == [f"doc{corpus.first_sample[1]}"]
+    assert cache.counters()["quarantined"] == 1 and len(files(tmp_path / "cache")) == 2
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_a_shard_that_is_corrupt_in_the_store_fails_loudly_or_is_lost(server, corpus):
+    name = corpus.shards[1].stored_name
+    server.plan(Flip(200), path=name, forever=True)
+    cache = cached(corpus)
+    with pytest.raises(ShardError, match=f"{name} is corrupt: xxh64"):
+        cache.get([0, 1])
+    assert cache.pool.used_bytes < 1 << 18  # the error keeps no buffer
+    cache.close()
+    cache = cached(
+        corpus,
+        on_bad_shard="substitute",
+        substitute=lambda shard_id: lost_shard(corpus.shards[shard_id]),
+    )
+    whole, lost = cache.get([0, 1])
+    assert lost.lengths("tokens").tolist() == [0] * corpus.shards[1].num_samples
+    assert whole.lengths("tokens").tolist() == LENGTHS[: whole.num_samples].tolist()
+    assert [shard_id for shard_id, _ in cache.lost] == [1] and name in cache.lost[0][1]
+    cache.close()
+
+
+def test_real_shards_stay_within_the_budget(tmp_path):
+    lengths = np.random.default_rng(3).integers(200_000, 600_000, 60)
+    write_corpus(tmp_path / "corpus", lengths, size_limit=1 << 20)
+    corpus = open_corpus(str(tmp_path / "corpus"))
+    num, budget = len(corpus.shards), 8 << 20
+    cache = cached(corpus, budget, disk=DiskCache(tmp_path / "cache"))
+    for first in [*range(num - 2), *range(num - 2)]:
+        cache.prefetch(list(range(first, min(first + 8, num))))
+        for shard_id, shard in enumerate(cache.get([first, first + 1, first + 2]), first):
+            row = int(corpus.first_sample[shard_id])
+            assert shard.lengths("tokens")[0] == lengths[row]
+        del shard
+    assert num > 40 and cache.counters()["evictions"] > num
+    assert cache.pool.high_water_bytes <= 1.1 * budget
+    cache.close()
+    corpus.close()
