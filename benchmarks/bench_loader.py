@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from moot.loader import AgentSet, ConsoleConfig, Loader, open_corpus
-from moot.loader.shards import read_shard
 from moot.loader.storage import open_store
 
 
@@ -49,8 +48,8 @@ def measure_limit(url):
     corpus = open_corpus(url)
     started, cpu = time.perf_counter(), time.process_time()
     tokens = 0
-    for info in corpus.shards:
-        tokens += int(read_shard(corpus.store, info).lengths("tokens").sum())
+    for shard_id in range(len(corpus.shards)):
+        tokens += int(corpus.read(shard_id).lengths("tokens").sum())
     elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
     corpus.close()
     return {"tokens_per_s": tokens / elapsed, "cpu_s_per_gb": cpu / (tokens * 2 / 1e9)}

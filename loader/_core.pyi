@@ -10,6 +10,33 @@ from numpy.typing import NDArray
 class ShardFault(Exception):
     pass
 
+class Elements:
+    """Where the elements of one column lie in a buffer."""
+
+    def __init__(self, buffer: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], begin: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], count: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], dtype: str, where: str) -> None:
+        """
+        Check that row i, `count[i]` elements from byte `begin[i]` on, lies in `buffer` (uint8 [n], kept alive).
+        """
+
+    @property
+    def num_rows(self) -> int: ...
+
+    @property
+    def dtype(self) -> str:
+        """The type's name, equal for all rows; ShardFault where they differ."""
+
+    @property
+    def lengths(self) -> Annotated[NDArray[numpy.uint32], dict(shape=(None,), writable=False)]:
+        """Elements of each row: uint32 [n], a read-only view."""
+
+def gather(tables: Sequence[Elements], table: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], row: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offset: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], length: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray, dict(order='C', device='cpu')]) -> None:
+    """Copy pieces one after the other into `out`; releases the GIL."""
+
+def pack(tables: Sequence[Elements], table: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], row: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], offset: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], length: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], row_tokens: int, pad: int, size: int, tokens: Annotated[NDArray, dict(order='C', device='cpu')] | None = None, input_ids: Annotated[NDArray, dict(order='C', device='cpu')] | None = None, labels: Annotated[NDArray, dict(order='C', device='cpu')] | None = None, position_ids: Annotated[NDArray, dict(order='C', device='cpu')] | None = None) -> None:
+    """
+    Place pieces into rows of `row_tokens`, `size` tokens in all, and pad the rest.
+    """
+
 class MdsShard:
     """The checked layout of a raw MDS shard, and its buffer."""
 
@@ -25,14 +52,13 @@ class MdsShard:
     def config_span(self) -> tuple[int, int]:
         """Half-open byte range of the JSON config."""
 
-    def lengths(self, column: str) -> Annotated[NDArray[numpy.uint32], dict(shape=(None,))]:
-        """Elements of each sample: uint32 [n]."""
+    def elements(self, column: str) -> Elements:
+        """Where the elements of a column lie, checked."""
 
     def spans(self, column: str, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Annotated[NDArray[numpy.int64], dict(shape=(None, 2))]:
         """Byte ranges of a column: int64 [m, 2]."""
 
-def gather(shards: Sequence[object], column: str, shard_pos: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], stops: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray, dict(shape=(None,), order='C', device='cpu')]) -> None:
-    """Copy element ranges of many samples into `out`; releases the GIL."""
+POSITION_BITS: int = 44
 
 def permute(indices: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], n: int, key: int) -> None:
     """
@@ -42,15 +68,15 @@ def permute(indices: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='
 def mix64(word: int) -> int:
     """The finaliser of SplitMix64."""
 
-def offer(cursor: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], lane_lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], ahead: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], num_pieces: int, piece_tokens: int) -> object:
+def locate(positions: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], start: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], shard: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], first_row: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], key: int, ways: int, shuffle: bool) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))]]:
+    """Shard and row at each position of an epoch of a strand: two int64 [m]."""
+
+def draws(pairs: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], first_key: int, num_draws: int) -> Annotated[NDArray[numpy.int64], dict(shape=(None,))]:
     """
-    Cut the next num_pieces pieces of a slot; None when `ahead` is too short.
+    Keys of the next documents that a strand draws from its streams: int64 [num_draws].
     """
 
-def fill(cursor: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], lane_lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], ahead: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], row_tokens: int) -> object:
-    """Cut pieces that fill one row a lane; None when `ahead` is too short."""
-
-def pack(tokens: Annotated[NDArray, dict(order='C', device='cpu')], source: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], length: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], row_tokens: int, pad: int, input_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], labels: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], position_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None:
+def plan(layout: Sequence[int], table: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], lane_lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], ahead: Sequence[tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]]], num_steps: int) -> tuple:
     """
-    Place pieces of tokens into rows and write input_ids, labels and position_ids.
+    Plan steps: (step_end, tables, slot, document, offset, length, target).
     """

@@ -12,6 +12,7 @@ from .batches import FIELDS
 from .console import ConsoleConfig
 from .errors import ConfigError
 from .order import default_num_slots
+from .order.mosaic_plan import MosaicPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,17 @@ class LoaderConfig:
     """The column that holds the token ids; with a tokenizer, the column that holds the text."""
     tokenizer: str | None = None
     """A tokenizer.json (path or URL) that turns the column's text into tokens on the fly."""
+    order: Literal["strands", "mosaic"] = "strands"
+    """Our own order, or that of a StreamingDataset: see `Loader.from_streaming_dataset`."""
+    mosaic_plan: MosaicPlan | None = None
+    """What decides the order of the StreamingDataset."""
     packing: str = "contiguous"
-    """"contiguous": documents run on from row to row; "first_fit", "best_fit": whole documents, padded;
-    "pad": one document a row."""
+    """"contiguous": documents run on from row to row; "first_fit", "best_fit": whole documents,
+    padded; "pad": one document a row."""
     where: str | None = None
-    """Stream only documents whose stored labels fulfil this, as "quality >= 3 and domain in [0, 2]"."""
+    """Stream only documents whose stored labels fulfil this: "quality >= 3"."""
     verify: Literal["strict", "ranges", "none"] = "strict"
-    """"strict" checks whole files; "ranges" reads only wanted samples and checks those with a hash."""
+    """"strict" checks whole files; "ranges" reads single samples, checked if they have a hash."""
     format: str | None = None
     """Read only shards of this format; None takes what is there."""
 
@@ -60,6 +65,8 @@ class LoaderConfig:
     """The number of data-parallel ranks; None reads WORLD_SIZE, 1 without it."""
     num_slots: int | None = None
     """Canonical slots of the global batch; every world size that divides it sees equal batches."""
+    local_world_size: int | None = None
+    """Processes of a node, which order="mosaic" needs; None puts all on one."""
     replication: int = 1
     """Ranks next to each other that get the same batch (tensor or sequence parallel)."""
     mesh: Any = None
@@ -140,6 +147,7 @@ class LoaderConfig:
 
     def _check_choices(self) -> None:
         choices = {
+            "order": ("strands", "mosaic"),
             "packing": ("contiguous", "first_fit", "best_fit", "pad"),
             "verify": ("strict", "ranges", "none"),
             "on_bad_shard": ("fail", "substitute"),
@@ -151,6 +159,13 @@ class LoaderConfig:
             raise ConfigError(
                 f"packing {self.packing!r} cannot be had with a console, whose selection is packed "
                 "as documents running on: leave packing at 'contiguous'"
+            )
+        if (self.order == "mosaic") != (self.mosaic_plan is not None):
+            raise ConfigError("order='mosaic' and mosaic_plan go together: give both or none")
+        if self.order == "mosaic" and (self.console is not None or self.where is not None):
+            raise ConfigError(
+                "order='mosaic' reads exactly what a StreamingDataset reads: console and where "
+                "need order='strands'"
             )
         if not self.batch_timeout_s > 0:
             raise ConfigError(f"batch_timeout_s must be above 0, not {self.batch_timeout_s}")
@@ -185,7 +200,7 @@ class LoaderConfig:
         """
         if self.mesh is not None:
             return self._mesh_ranks()
-        rank, world_size = self._process_ranks()
+        rank, world_size = self.process_ranks
         if world_size % self.replication:
             raise ConfigError(
                 f"replication ({self.replication}) must divide world_size ({world_size})"
@@ -205,7 +220,9 @@ class LoaderConfig:
             rank, world_size = rank * size + self.mesh.get_local_rank(name), world_size * size
         return rank, world_size
 
-    def _process_ranks(self) -> tuple[int, int]:
+    @property
+    def process_ranks(self) -> tuple[int, int]:
+        """(rank, world_size) of the processes, from the settings or else the environment."""
         rank, world_size = self.rank, self.world_size
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,15 +26,18 @@ from .corpus import Stream
 from .errors import AgentError, ConfigError, StateError
 from .ledger import Ledger, StepRecord
 from .metrics import Meter
-from .opening import load_agents, make_plan, open_mixture, open_source
-from .order import Mixture
-from .planning import StrandPlanner
+from .opening import fixed_length, load_agents, make_plan, open_mixture, open_source
+from .order.mosaic_swap import MosaicSwap
+from .planning import MosaicPlanner, MosaicRun, StrandPlanner, mosaic_layout
 from .prefetch import Ahead, BufferPool, Source
 from .probes import ProbeBatch, ProbePlan, draw_probes
 from .records import BatchPieces, batch_pieces, probe_record, step_record
 from .state import check_plan, decode, encode
 from .steps import Planner, Step, StepMaker, slot_layout
 from .storage import open_store
+
+if TYPE_CHECKING:
+    from streaming import StreamingDataset
 
 Batch = dict[str, torch.Tensor]
 _RECENT = 64  # batches whose sample ids are still known; trainers look ahead by a few
@@ -124,7 +127,10 @@ class Loader(DataLoader[Batch]):
             self.console: Console | None = None
             if config.console is not None and self._agents is not None:
                 self.console = Console(config.console, self._agents)
-            self._slot_layout = slot_layout(config, self._source)
+            self._mosaic = MosaicRun(config) if config.order == "mosaic" else None
+            self._slot_layout = (
+                mosaic_layout(config) if self._mosaic else slot_layout(config, self._source)
+            )
         except BaseException:
             self._threads.close()
             raise
@@ -139,6 +145,47 @@ class Loader(DataLoader[Batch]):
         self._probes: ProbeBatch | None = None
         self._meter = Meter(self._source, self._agents)
         self._ledger: Ledger | None = None
+
+    @classmethod
+    def from_streaming_dataset(
+        cls, dataset: "StreamingDataset", *, as_stored: bool = False, **settings: Any
+    ) -> "Loader":
+        """Read what a mosaicml-streaming StreamingDataset reads, in exactly its order.
+
+        Args:
+            dataset: The dataset, before it is iterated. Its streams, ranks, batch size, shuffle and
+                state are taken over; nothing of it is kept.
+            as_stored: Take samples as stored even if the dataset's class changes them.
+            settings: Further fields of `LoaderConfig`. `seq_len` may be left out where the column's
+                shape is fixed.
+
+        Raises:
+            ConfigError: The dataset's class does what would be lost.
+        """
+        swap = MosaicSwap.from_dataset(dataset, as_stored=as_stored)
+        replication = swap.plan.replication or 1
+        ranks = swap.world_size // replication
+        streams = [Stream(url) for url in swap.urls]
+        settings = {
+            "order": "mosaic",
+            "mosaic_plan": swap.plan,
+            "rank": swap.rank,
+            "world_size": swap.world_size,
+            "local_world_size": swap.local_world_size,
+            "replication": replication,
+            "batch_rows": swap.plan.batch_size * ranks,
+            "num_slots": ranks,
+            "seq_len": fixed_length(streams, settings),
+        } | settings
+        loader = cls(streams, **settings)
+        loader.load_state_dict(swap.state.to_dict())
+        return loader
+
+    def mosaic_state_dict(self) -> dict[str, Any]:
+        """Return the state as StreamingDataLoader.state_dict() would: a way back to it."""
+        if self._mosaic is None:
+            raise StateError("this loader does not follow a StreamingDataset: use state_dict()")
+        return self._mosaic.state(self._table)
 
     # Iteration -----------------------------------------------------------------------------------
 
@@ -222,6 +269,8 @@ class Loader(DataLoader[Batch]):
         return self._threads.ahead
 
     def _planner(self) -> Planner:
+        if self._mosaic is not None:
+            return MosaicPlanner(self._mosaic, self.config, self._source)
         return StrandPlanner(self._slot_layout, self._source.order, self._source, self._mixture)
 
     def _check_feedback(self, ahead: Ahead[Step]) -> None:
@@ -340,18 +389,29 @@ class Loader(DataLoader[Batch]):
             "plan": self._plan,
             "step": self._acknowledged,
             "mixture": self._mixture.state(self._acknowledged),
+            "mosaic": self._mosaic.base if self._mosaic is not None else None,
             "console": self.console.state_dict() if self.console is not None else None,
         }
         return encode(body, self._table)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state at the next `iter()`; an empty state changes nothing."""
+        """Continue from a state at the next `iter()`; an empty state changes nothing.
+
+        With order="mosaic" also from the state of a StreamingDataset or StreamingDataLoader.
+        """
         if not state:
             return
-        body, table = decode(state)
-        check_plan(body["plan"], self._plan)
+        if self._mosaic is not None and "sample_in_epoch" in state:
+            body: dict[str, Any] = {"plan": self._plan, "step": 0, "mosaic": dict(state)}
+            table = self._mosaic.resume(state)
+        else:
+            body, table = decode(state)
+            check_plan(body["plan"], self._plan)
+            if self._mosaic is not None:
+                self._mosaic.resume(body["mosaic"])
         self._threads.stop()
-        self._mixture.load(body["mixture"])
+        if "mixture" in body:
+            self._mixture.load(body["mixture"])
         if self.console is not None:
             self.console.load_state_dict(body["console"])
         self._table = self._delivered_table = table
@@ -417,6 +477,8 @@ class Loader(DataLoader[Batch]):
 
     def _epoch(self) -> float:
         order = self._source.order
+        if self._mosaic is not None:
+            return float(self._table[0, 0])
         positions = self._table[: order.num_strands * order.num_streams, 0]
         return float(positions.sum()) / self._source.corpus.num_samples
 

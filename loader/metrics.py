@@ -37,7 +37,8 @@ class Meter:
         self._scores: deque[np.ndarray] = deque(maxlen=_SCORES_KEPT)
         self._mix = [np.zeros(agent.num_states) for agent in self._agents]
         self._cache = self._source.cache.counters()
-        self._store = self._source.corpus.counters()
+        self._store = self._source.corpus.stores.counters()
+        self._disk = self._source.disk.counters() if self._source.disk is not None else {}
 
     def delivered(self, step: Step, wait_s: float) -> None:
         """Count one batch that the consumer waited `wait_s` seconds for."""
@@ -73,6 +74,9 @@ class Meter:
             "select/latency(ms)": 1000 * self._select_s / max(self._batches, 1),
         }
         metrics |= self._shard_metrics() | self._store_metrics(elapsed)
+        if self._source.disk is not None:
+            now = self._source.disk.counters()
+            metrics |= {f"disk/{name}": value - self._disk[name] for name, value in now.items()}
         if self._scores:
             p50, p90 = np.percentile(np.concatenate(self._scores), [50, 90])
             metrics |= {"select/score_p50": float(p50), "select/score_p90": float(p90)}
@@ -99,7 +103,7 @@ class Meter:
         }
 
     def _store_metrics(self, elapsed: float) -> dict[str, float]:
-        now = self._source.corpus.counters()
+        now = self._source.corpus.stores.counters()
         since = {name: value - self._store.get(name, 0.0) for name, value in now.items()}
         metrics = {f"io/{name}": value for name, value in since.items() if name != "bytes"}
         return {"io/bytes_per_s": since.get("bytes", 0.0) / elapsed} | metrics

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from .agents import AgentSet
 from .config import LoaderConfig
 from .corpus import Corpus, Stream, Where, open_corpus
+from .errors import ConfigError
 from .order import Mixture, Order, SlotLayout
 from .order.weights import Weight, epoch_choose
-from .prefetch import ShardCache, Source
-from .prefetch.failures import lost_shard
-from .shards import Ask, Shard
+from .prefetch import DiskCache, ShardCache, Source, lost_shard
+from .shards import Ask, Shard, read_shard
 from .storage import open_store
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ TOKENS = "tokens"  # what a tokenised column is called
 def open_source(url: str | Sequence[Stream], config: LoaderConfig) -> Source:
     """Open a corpus with its order and its shard cache."""
     streams = [Stream(url, format=config.format)] if isinstance(url, str) else list(url)
-    corpus = open_corpus(
-        streams,
-        config.storage_options,
-        cache_dir=config.cache_dir,
-        cache_limit_bytes=config.cache_limit_bytes,
-    )
+    corpus = open_corpus(streams, config.storage_options)
     cache = None
     try:
         encoding = corpus.require(config.column)
@@ -40,9 +35,11 @@ def open_source(url: str | Sequence[Stream], config: LoaderConfig) -> Source:
         if tokeniser is not None:
             encoding, column = f"ndarray:{tokeniser.dtype}", TOKENS
         where = Where.parse(config.where) if config.where is not None else None
+        check_mosaic(corpus, config)
         order = _open_order(corpus, config)
+        disk = _open_disk(config)
         cache = ShardCache(
-            _fetch(corpus, config, where, tokeniser),
+            _fetch(corpus, config, where, tokeniser, disk),
             lambda shard_id: int(corpus.shards.raw_bytes[shard_id])
             + int(corpus.shards.stored_bytes[shard_id]),
             budget_bytes=config.budget_bytes,
@@ -52,12 +49,23 @@ def open_source(url: str | Sequence[Stream], config: LoaderConfig) -> Source:
             name=lambda shard_id: f"shard {corpus.shards[shard_id].stored_name}",
             deadline_s=config.batch_timeout_s,
         )
-        return Source(corpus, column, encoding, order, cache, where)
+        return Source(corpus, column, encoding, order, cache, where=where, disk=disk)
     except BaseException:
         if cache is not None:
             cache.close()
         corpus.close()
         raise
+
+
+def check_mosaic(corpus: Corpus, config: LoaderConfig) -> None:
+    """Refuse a plan of a StreamingDataset that is not this corpus's."""
+    plan = config.mosaic_plan
+    if plan is not None and not np.array_equal(plan.samples_per_shard, corpus.samples_per_shard):
+        raise ConfigError(
+            f"{corpus.url}: the mosaic plan is of {len(plan.samples_per_shard)} shards and "
+            f"{int(plan.samples_per_shard.sum())} samples, the corpus holds {len(corpus.shards)} "
+            f"and {corpus.num_samples}: give the streams of the dataset, in its order"
+        )
 
 
 def open_mixture(corpus: Corpus) -> Mixture:
@@ -84,6 +92,25 @@ def load_agents(url: str | Sequence[Stream], config: LoaderConfig) -> AgentSet |
         store.close()
 
 
+def fixed_length(streams: Sequence[Stream], settings: Mapping[str, Any]) -> int:
+    """Return `seq_len` of the settings, or the length that the token column fixes.
+
+    Raises:
+        ConfigError: Neither says.
+    """
+    if "seq_len" in settings:
+        return int(settings["seq_len"])
+    column = settings.get("column", TOKENS)
+    corpus = open_corpus(streams, settings.get("storage_options"))
+    try:
+        shape = corpus.require(column).split(":")[2:]
+    finally:
+        corpus.close()
+    if not shape or not shape[0].isdecimal():
+        raise ConfigError(f"column {column!r} has samples of any length: give seq_len")
+    return int(shape[0])
+
+
 def make_plan(
     config: LoaderConfig, layout: SlotLayout, source: Source, agents: AgentSet | None
 ) -> dict[str, Any]:
@@ -100,6 +127,8 @@ def make_plan(
         "tokenizer": None,
         "console": None,
     }
+    if config.mosaic_plan is not None:
+        plan["mosaic"] = _digest([json.dumps(config.mosaic_plan.to_dict(), sort_keys=True)])
     if (tokeniser := _open_tokeniser(config)) is not None:
         plan["tokenizer"] = tokeniser.digest
     if config.console is not None and agents is not None:
@@ -117,7 +146,8 @@ def _open_order(corpus: Corpus, config: LoaderConfig) -> Order:
     if num_strands is None:
         num_strands = 1
         smallest = min(int(samples.sum()) for samples in by_stream)
-        most = min(config.window_shards, smallest) if config.shuffle else 1
+        is_mixed = config.shuffle and config.order == "strands"
+        most = min(config.window_shards, smallest) if is_mixed else 1
         while num_strands * 2 <= most and config.slots % (num_strands * 2) == 0:
             num_strands *= 2
     return Order(
@@ -137,8 +167,18 @@ def _open_tokeniser(config: LoaderConfig) -> "Tokeniser | None":
     return Tokeniser.load(config.tokenizer, config.storage_options)
 
 
+def _open_disk(config: LoaderConfig) -> DiskCache | None:
+    if config.cache_dir is None:
+        return None
+    return DiskCache(config.cache_dir, limit_bytes=config.cache_limit_bytes)
+
+
 def _fetch(
-    corpus: Corpus, config: LoaderConfig, where: Where | None, tokeniser: "Tokeniser | None"
+    corpus: Corpus,
+    config: LoaderConfig,
+    where: Where | None,
+    tokeniser: "Tokeniser | None",
+    disk: DiskCache | None,
 ) -> Callable[[int, Callable[[int], np.ndarray]], Shard]:
     """Return the call that reads one shard: only what is wanted of it, checked, tokenised."""
     wanted = {config.column}
@@ -155,7 +195,8 @@ def _fetch(
                 rows = corpus.wanted(shard_id, where)
                 verify = "ranges" if verify == "strict" else verify
         ask = Ask(columns=columns, allocate=allocate, verify=verify, rows=rows, hashes=hashes)
-        shard = corpus.read(shard_id, ask)
+        read = read_shard if disk is None else disk.read
+        shard = read(corpus.store_of(shard_id), corpus.shards[shard_id], ask)
         return shard if tokeniser is None else tokeniser.encode_shard(shard, config.column, TOKENS)
 
     return fetch

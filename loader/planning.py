@@ -4,12 +4,16 @@
 A planner's table is the whole of what resuming needs of it; it is equal on all ranks.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from .config import LoaderConfig
 from .errors import ConfigError
 from .order import Block, Cursor, Mixture, Order, Packing, SlotLayout
 from .order.mosaic import MosaicOrder
+from .order.mosaic_state import MosaicState
 from .prefetch import Source
 
 _BATCHES_AHEAD = 256  # how far the shards of a foreign order are looked for
@@ -41,28 +45,67 @@ class StrandPlanner:
         source.prefetch(queues, self._cursor.open_keys(), self._cursor.mixture.at(step))
 
 
+class MosaicRun:
+    """A StreamingDataset's order under way: the plan it began with, and where it was resumed.
+
+    Args:
+        config: Holds the plan and the ranks.
+    """
+
+    def __init__(self, config: LoaderConfig) -> None:
+        assert config.mosaic_plan is not None
+        self._plan = config.mosaic_plan
+        self._ranks = (*config.process_ranks, config.local_world_size)
+        self.base: dict[str, Any] | None = None
+        self.order = MosaicOrder(self._plan, *self._ranks)
+
+    def resume(self, base: Mapping[str, Any] | None) -> np.ndarray:
+        """Continue from a state of theirs, None from the beginning; return the planner's table.
+
+        Raises:
+            StateError: It is no such state, or cannot be continued.
+        """
+        plan, epoch, first = self._plan, 0, 0
+        self.base = None
+        if base is not None:
+            state = MosaicState.from_dict(base)
+            plan, epoch, first = self._plan.resume(state)
+            self.base = dict(base)
+        self.order = MosaicOrder(plan, *self._ranks)
+        return np.array([[epoch, first, 0]], np.int64)
+
+    def state(self, table: np.ndarray) -> dict[str, Any]:
+        """Return what their loader's state_dict() would say at a table."""
+        return self.order.state_after(*table[0].tolist()).to_dict()
+
+
 class MosaicPlanner:
     """The order of a StreamingDataset: a row a sample, cut to the row's length.
 
     `table` is [1, 3] int64: epoch, the sample in it at which reading began, batches read since.
     """
 
-    def __init__(self, order: MosaicOrder, config: LoaderConfig, source: Source) -> None:
-        self._order = order
+    def __init__(self, run: MosaicRun, config: LoaderConfig, source: Source) -> None:
+        self._order = run.order
         self._row_tokens = config.seq_len
         self._slot = config.ranks[0]
         self._source = source
-        self.table = np.zeros((1, 3), np.int64)
+        self._table = np.zeros((1, 3), np.int64)
+
+    @property
+    def table(self) -> np.ndarray:
+        """[1, 3] int64, as above."""
+        return self._table
 
     def load(self, table: np.ndarray) -> None:
         """Continue from a saved table."""
-        self.table = np.ascontiguousarray(table, np.int64).reshape(1, 3)
+        self._table = np.ascontiguousarray(table, np.int64).reshape(1, 3)
 
     def advance(self, step: int, num_steps: int) -> Block:
         """Plan at least one and at most `num_steps` steps, within one epoch."""
         batches = self._left()
         if not len(batches):
-            self.table = np.array([[self.table[0, 0] + 1, 0, 0]])
+            self._table = np.array([[self.table[0, 0] + 1, 0, 0]])
             batches = self._left()
         if not len(batches):
             raise ConfigError("the order of the dataset holds no batch for this rank")
@@ -71,7 +114,7 @@ class MosaicPlanner:
         tables = np.empty((len(ids), 1, 3), np.int64)
         tables[:, 0] = (epoch, first, done)
         tables[:, 0, 2] += np.arange(1, len(ids) + 1)
-        self.table = tables[-1]
+        self._table = tables[-1]
         batch, place = np.nonzero(ids >= 0)
         shard, row = self._order.locate(ids[batch, place])
         length = np.minimum(self._source.lengths(shard, row), self._row_tokens)

@@ -18,7 +18,7 @@ import torch
 
 from ..triton_kernels import DocumentScores, Selection, document_scores, select
 from ..triton_kernels.dispatch import Implementation
-from ._core import mix64
+from ._core import Elements, mix64
 from .agents import AgentSet
 from .batches import (
     BatchLayout,
@@ -47,7 +47,9 @@ _NO_START = np.empty(0, np.int64)
 class Planner(Protocol):
     """Says which pieces the next steps are made of."""
 
-    table: np.ndarray
+    @property
+    def table(self) -> np.ndarray:
+        """The whole of what resuming needs of it, equal on all ranks."""
 
     def load(self, table: np.ndarray) -> None:
         """Continue from a saved table."""
@@ -184,7 +186,8 @@ class StepMaker:
         self._planner.prefetch(self._source, step)
         block = self._planner.advance(step, self._block_steps)
         pieces = max(int(block.end[-1]) // block.num_steps, 1)
-        self._block_steps = max(1, min(2 * self._block_steps, _BLOCK_STEPS, _BLOCK_PIECES // pieces))
+        most = min(_BLOCK_STEPS, max(_BLOCK_PIECES // pieces, 1))
+        self._block_steps = min(2 * self._block_steps, most)
         return _Local(block, self._slots, self._layout.slot_tokens)
 
     def _stream(self, step: int, block: _Local) -> Step:
@@ -192,14 +195,14 @@ class StepMaker:
         at = block.pieces(step)
         touched = block.touched(step)
         held = self._source.cache.get(block.shard_ids[touched].tolist())
-        tables = [None] * len(block.shard_ids)
-        for place, shard in zip(touched.tolist(), held, strict=True):
-            tables[place] = shard.elements(self._source.column)
-        first = next(table for table in tables if table is not None)
+        found = [shard.elements(self._source.column) for shard in held]
+        tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
+        for place, elements in zip(touched.tolist(), found, strict=True):
+            tables[place] = elements
         pieces = Placement(
             block.table[at], block.row32[at], block.offset[at], block.length[at], block.target[at]
         )
-        batch = self._pack([first if table is None else table for table in tables], pieces)
+        batch = self._pack(tables, pieces)
         shard, row = block.shard[at], block.row[at]
         candidates = Candidates(
             block.slot[at],
@@ -239,7 +242,7 @@ class StepMaker:
         made = self._step(step, batch, block.tables[step - block.first_step], candidates, kept)
         return replace(made, scores=scores, selection=selection, policy=policy, select_s=select_s)
 
-    def _pack(self, tables: list, pieces: Placement) -> dict[str, torch.Tensor]:
+    def _pack(self, tables: list[Elements], pieces: Placement) -> dict[str, torch.Tensor]:
         dtype = self._source.stored_dtype
         return make_batch(
             tables, pieces, self._layout, self._config.fields, self._copy.empty, dtype

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from ..loader import AgentSet, ConfigError, ConsoleConfig, Loader, open_corpus
-from ..loader.shards import read_shard
 from ..loader.storage import open_store
 from .checkpoint import load_latest, random_state, save_checkpoint, set_random_state
 from .config import RunConfig
@@ -277,8 +276,8 @@ class Trainer:
         url = f"{self.config.data.corpus.rstrip('/')}/{split}"
         corpus = open_corpus(url, self.config.data.storage_options)
         documents: list[np.ndarray] = []
-        for info in corpus.shards:
-            shard = read_shard(corpus.store, info)
+        for shard_id in range(len(corpus.shards)):
+            shard = corpus.read(shard_id)
             values = shard.values("tokens", np.arange(info.num_samples))
             documents += [np.asarray(tokens, dtype=np.int64) for tokens in values]
         corpus.close()

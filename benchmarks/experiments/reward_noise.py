@@ -20,7 +20,6 @@ import torch
 from moot.loader import Loader, open_corpus
 from moot.loader.agents import AgentSet
 from moot.loader.console.probes import standardise
-from moot.loader.shards import read_shard
 from moot.loader.storage import open_store
 from moot.trainer.config import RunConfig
 from moot.trainer.corpora import read_meta
@@ -43,8 +42,8 @@ def read_column(url, column):
     """Return a column of a split, sample by sample."""
     corpus = open_corpus(url)
     values = []
-    for info in corpus.shards:
-        shard = read_shard(corpus.store, info)
+    for shard_id in range(len(corpus.shards)):
+        shard = corpus.read(shard_id)
         values += shard.values(column, np.arange(info.num_samples))
     corpus.close()
     return values

@@ -2,8 +2,9 @@
 """Kept pieces, packed into rows of `row_tokens` tokens by one native call.
 
 A segment is a run of tokens of one piece in one row; it starts where `position_ids` is 0, and its
-first label is -100, because nothing before it may predict it. Labels are unshifted: the model shifts.
-Padding is a segment of its own. `tokens` are as stored; the wide fields are made in the same call.
+first label is -100, because nothing before it may predict it. Labels are unshifted: the model
+shifts. Padding is a segment of its own. `tokens` are as stored; the wide fields are made in the
+same call.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ class Kept:
     """Which candidates are trained on, and where: [k] int64 each.
 
     `candidate` indexes the step's candidates, `target` is the first token's place in the local
-    batch, ascending; `length` may be shorter than the candidate where the last piece was cut to fit.
+    batch, ascending; `length` may be shorter than the candidate where the last piece was cut.
     """
 
     candidate: np.ndarray

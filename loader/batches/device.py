@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches on their way to the device: pooled or pinned memory, and a copy stream of the loader's own.
+"""Batches on their way to the device: pooled or pinned memory, and a copy stream of our own.
 
 A batch is packed right into the memory that it travels in. Pinned memory comes from torch's caching
 allocator, which hands none out again before a copy from it has ended.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots, lanes and the cursor: how far the stream has been read.
 
-The global batch is cut into `num_slots` canonical slots, which share the strands of the order evenly.
-A slot keeps some documents open, its lanes: rows that a document runs on in, or whole documents that
-wait for room. How far it has read depends on document lengths only, never on a policy or on the
-rank: the cursor is equal on all ranks, and any world size that divides `num_slots` reads the same
-global batches. Several steps are planned at a time, in one native call.
+The global batch is cut into `num_slots` canonical slots, which share the strands of the order
+evenly. A slot keeps some documents open, its lanes: rows that a document runs on in, or whole
+documents that wait for room. How far it has read depends on document lengths only, never on a
+policy or on the rank: the cursor is equal on all ranks, and any world size that divides `num_slots`
+reads the same global batches. Several steps are planned at a time, in one native call.
 Source: csrc/plan.h.
 """
 
@@ -75,8 +75,8 @@ class Block:
     """Pieces of several steps, step after step and slot after slot.
 
     `end` [steps] int64 is the number of pieces up to and with each step, `tables` [steps, rows, 2]
-    int64 the cursor behind it. `slot`, `shard`, `row`, `offset`, `length` (tokens) and `target` (token
-    in the slot's rows) are [m] int64.
+    int64 the cursor behind it. `slot`, `shard`, `row`, `offset`, `length` (tokens) and `target`
+    (token in the slot's rows) are [m] int64.
     """
 
     first_step: int
@@ -106,15 +106,15 @@ def new_table(layout: SlotLayout, num_streams: int = 1) -> np.ndarray:
 class Cursor:
     """How far the stream has been read: what each strand draws next, and what each lane has open.
 
-    `table` is [num_strands * num_streams + num_slots * lanes, 2] int64: first, strand after strand, each
-    stream's (next position, credit), then, slot after slot, (key, offset) of each lane's open
+    `table` is [num_strands * num_streams + num_slots * lanes, 2] int64: first, strand after strand,
+    each stream's (next position, credit), then, slot after slot, (key, offset) of each lane's open
     document, key -1 where a lane is free.
 
     Args:
         layout: How the global batch is cut.
         order: Where the documents stand.
-        lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]); below 0 where a
-            document is not wanted.
+        lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]); below 0 where
+            a document is not wanted.
         mixture: The weights of the streams.
     """
 
@@ -145,7 +145,7 @@ class Cursor:
         return keys[keys >= 0]
 
     def advance(self, step: int, num_steps: int) -> Block:
-        """Plan at least one and at most `num_steps` steps from `step` on, and move on behind them."""
+        """Plan at least one and at most `num_steps` steps from `step` on, and move behind them."""
         if self.mixture.starts_at(step):
             self.table = self.table.copy()
             self.table[: self._num_queues, 1] = 0  # what an old mixture owed counts no more

@@ -44,7 +44,7 @@ class Mixture:
         return next(weights for first, weights in reversed(self._changes) if first <= step)
 
     def next_change(self, step: int) -> int | None:
-        """Return the first step behind `step` at which the weights change, None if there is none."""
+        """Return the first step behind `step` at which weights change, None if there is none."""
         return next((first for first, _ in self._changes if first > step), None)
 
     def starts_at(self, step: int) -> bool:
@@ -65,12 +65,12 @@ class Mixture:
         self._changes = [change for change in self._changes if change[0] < step]
         self._changes.append((step, values))
 
-    def state(self, step: int) -> list[list[int | list[int]]]:
+    def state(self, step: int) -> list[tuple[int, list[int]]]:
         """Return what a run that goes on at `step` needs to know."""
         current = max(first for first, _ in self._changes if first <= step)
-        return [[first, weights.tolist()] for first, weights in self._changes if first >= current]
+        return [(first, weights.tolist()) for first, weights in self._changes if first >= current]
 
-    def load(self, state: list[list[int | list[int]]]) -> None:
+    def load(self, state: list[tuple[int, list[int]]]) -> None:
         """Continue from `state`; StateError if it does not fit."""
         changes = [(int(first), np.array(weights, np.int64)) for first, weights in state]
         if not changes or any(len(w) != len(self._changes[0][1]) for _, w in changes):

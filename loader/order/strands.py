@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A seeded order of all samples, by formula: nothing is stored that grows with them.
 
-A stream's shards, permuted once, are cut into `num_strands` runs of equally many samples: the strands.
-Each strand belongs to a group of slots and repeats in virtual epochs of its own. An epoch reads the
-strand's shards in a new order, `ways` of them at a time, the rows of each permuted; so
-`num_strands * ways` shards are open at any time, and a rank that owns some of the strands reads their
-shards alone. The same (seed, shards, num_strands, ways) give the same order on every machine.
+A stream's shards, permuted once, are cut into `num_strands` runs of equally many samples: the
+strands. Each strand belongs to a group of slots and repeats in virtual epochs of its own. An epoch
+reads the strand's shards in a new order, `ways` of them at a time, the rows of each permuted; so
+`num_strands * ways` shards are open at any time, and a rank that owns some of the strands reads
+their shards alone. The same (seed, shards, num_strands, ways) give the same order on every machine.
 Memory: 24 bytes a shard and epoch. Source: csrc/strand.h, csrc/permute.h.
 """
 

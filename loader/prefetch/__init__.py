@@ -3,6 +3,9 @@
 
 from .ahead import Ahead
 from .cache import ShardCache
+from .disk import DiskCache
+from .failures import lost_shard
+from .pool import BufferPool
 from .source import Source
 
-__all__ = ["Ahead", "ShardCache", "Source"]
+__all__ = ["Ahead", "BufferPool", "DiskCache", "ShardCache", "Source", "lost_shard"]

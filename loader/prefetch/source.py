@@ -9,6 +9,7 @@ import numpy as np
 from ..corpus import Corpus, Where
 from ..order import Order
 from .cache import ShardCache
+from .disk import DiskCache
 
 _SHARDS_MEASURED = 4
 NOT_WANTED = -1  # the length of a document that is passed over
@@ -24,6 +25,7 @@ class Source:
         order: Where documents stand.
         cache: The decoded shards.
         where: Documents that it refuses are passed over and, where possible, never fetched.
+        disk: Where stored shards are kept, for its counters.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class Source:
         encoding: str,
         order: Order,
         cache: ShardCache,
+        *,
         where: Where | None = None,
+        disk: DiskCache | None = None,
     ) -> None:
         self.token_dtype = token_dtype(encoding)
         self.stored_dtype = np.dtype(encoding.split(":")[1] if ":" in encoding else "int64")
@@ -41,6 +45,7 @@ class Source:
         self.column = column
         self.order = order
         self.cache = cache
+        self.disk = disk
         self.window_shards = order.ways * order.num_strands
         self._where = where
         self._fixed = _fixed_length(encoding) if where is None else None
@@ -115,8 +120,8 @@ class Source:
         return lengths
 
     def _measure(self, shard_id: int) -> np.ndarray:
-        """Return the tokens of every document of a shard, from what is stored beside it if it is."""
-        stored = self.corpus.stored_lengths(shard_id)
+        """Return the tokens of every document of a shard, as stored beside it if they are."""
+        stored = getattr(self.corpus, "stored_lengths", lambda i: None)(shard_id)
         if stored is None:
             (shard,) = self.cache.get([shard_id])
             stored = shard.lengths(self.column)

@@ -5,8 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moot.loader import ShardError, _core
 from moot.loader._core import Elements
-from moot.loader.batches import FIELDS, BatchLayout, DeviceCopy, Kept, Placement
-from moot.loader.batches import keep_within, make_batch
+from moot.loader.batches import (
+    FIELDS,
+    BatchLayout,
+    DeviceCopy,
+    Kept,
+    Placement,
+    keep_within,
+    make_batch,
+)
 
 
 def elements(tokens, start):

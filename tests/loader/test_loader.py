@@ -479,7 +479,7 @@ def test_batches_hold_only_tensors_and_can_be_copied(corpus):
         ({"num_slots": 3}, "must divide batch_rows"),
         ({"world_size": 4, "rank": 0}, "must divide num_slots"),
         ({"world_size": 2, "rank": 2}, "rank must be in"),
-        ({"fields": ("tokens",)}, "unknown batch fields"),
+        ({"fields": ("token",)}, "unknown batch fields"),
         ({"console": console_config(policy_lag=1)}, "policy_lag must be at least"),
         ({"console": console_config(), "keep": 0.0}, "keep must be in"),
     ],
@@ -574,6 +574,6 @@ def test_rewards_of_another_number_than_ids_are_refused(corpus):
 
 
 def test_a_budget_below_one_step_is_refused_with_figures(corpus):
-    loader = Loader(corpus, **SETTINGS, budget_bytes=40_000)
+    loader = Loader(corpus, **SETTINGS, budget_bytes=15_000)
     with loader, pytest.raises(ConfigError, match="budget_bytes"):
         next(iter(loader))

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "ledger": {"errors", "storage"},
     "label": {"errors", "storage", "shards", "corpus", "order", "agents"},
 }
-WIRING = ("config", "loader", "metrics", "opening", "records", "state", "steps")  # join the rooms
+WIRING = ("config", "loader", "metrics", "opening", "planning", "records", "state", "steps")  # join the rooms
 MAY_IMPORT |= {name: {*MAY_IMPORT, *WIRING} - {"label"} for name in WIRING}
 
 
