@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The formats that shards come in: found by what a store holds, read by what their index says.
 
-A format is a module with two functions. `find(store, options)` returns the shards of that format, or
+A format is a module with two functions. `find(store, options)` returns the shards of that format,
 None where there are none; it reads an index, footers or sizes, no samples. `read(store, info, ask)`
-returns one decoded shard. Each is imported when it is first needed.
+returns one decoded shard. Each is imported when it is first needed. docs/formats.md lists them.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from ..errors import ShardError
 from ..storage import Store
 from .index import ShardIndex, ShardInfo
 from .shard import Ask, Shard
 
-FORMATS = ("mds",)  # in the order in which they are looked for
+# In the order in which they are looked for: those found by the name of their index come first.
+FORMATS = ("mds", "jsonl", "parquet", "megatron", "raw")
 
 
 def find_shards(
-    store: Store, options: Mapping[str, str] | None = None, format_name: str | None = None
+    store: Store, options: Mapping[str, Any] | None = None, format_name: str | None = None
 ) -> ShardIndex | None:
     """Return the shards that a store holds, None if there are none.
 
     Args:
         store: Where to look.
-        options: What a format needs to be told, such as the dtype of raw tokens.
+        options: What a format needs to be told, such as the dtype of raw tokens; values are texts,
+            numbers or lists of texts, as docs/formats.md lists them.
         format_name: Look for this format alone.
 
     Raises:

@@ -18,17 +18,18 @@ RANGE_BYTES = 8 << 20
 NUM_THREADS = 8
 
 
-def find_runs(rows: np.ndarray, offsets: np.ndarray, gap_bytes: int = GAP_BYTES) -> np.ndarray:
+def find_runs(rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the runs of samples to read: int64 [k, 2], first sample and the one behind the last.
+
+    Samples that are not wanted are read along where they are together no longer than GAP_BYTES.
 
     Args:
         rows: int64, ascending; the samples wanted.
         offsets: int64 [n + 1], ascending; sample i is bytes `offsets[i]` to `offsets[i + 1]`.
-        gap_bytes: Samples that are not wanted are read along if they are together no longer.
     """
     if not rows.size:
         return np.empty((0, 2), np.int64)
-    is_far = offsets[rows[1:]] - offsets[rows[:-1] + 1] > gap_bytes
+    is_far = offsets[rows[1:]] - offsets[rows[:-1] + 1] > GAP_BYTES
     first = rows[np.concatenate(([True], is_far))]
     last = rows[np.concatenate((is_far, [True]))]
     return np.stack([first, last + 1], axis=1)

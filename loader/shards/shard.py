@@ -66,6 +66,20 @@ class Ask:
             )
         return rows
 
+    def named(self, info: ShardInfo, where: str) -> tuple[str, ...]:
+        """Return the columns wanted, in the order of the index.
+
+        Raises:
+            ShardError: The shard has no column of that name.
+        """
+        if self.columns is None:
+            return info.column_names
+        for name in self.columns:
+            if name not in info.column_names:
+                held = ", ".join(info.column_names)
+                raise ShardError(f"{where}: no column {name!r}; it holds {held}")
+        return tuple(name for name in info.column_names if name in self.columns)
+
 
 class Shard(ABC):
     """The decoded columns of one shard.

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parquet files: a shard is a row group, fetched by the ranges of the columns asked for.
+
+Texts become `str`, bytes `bytes`, lists of numbers `ndarray:<dtype>`, numbers themselves; columns
+of other types are left out. Row groups are decoded batch by batch into the caller's memory. Pages
+are compared with their checksums where the writer made any; since Arrow does not tell whether it
+did, all bytes count as unverified. Single rows cannot be read: Arrow has no way to skip pages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..errors import ShardError
+from ..storage import Store
+from .arrow_columns import ColumnBuilder, encoding_of, value_dtype
+from .index import ShardIndex, ShardInfo
+from .listing import check_options, find_files, texts_of
+from .ranged_file import RangedFile
+from .ranges import read_spans
+from .shard import ArrayShard, Ask
+
+OPTIONS = ("files", "columns")
+MAX_COLUMN_BYTES = 2**32 - 1
+MAX_ROWS = 1 << 28
+_NUM_THREADS = 16
+_BATCH_BYTES = 1 << 20
+_KEPT_BYTES = 1 << 25  # of footers, as they are stored
+
+
+def find(store: Store, options: Mapping[str, Any]) -> ShardIndex | None:
+    """Return the row groups of the Parquet files of a store, None without any.
+
+    Args:
+        store: Where to look; the footer of every file is read, side by side.
+        options: `files`, else every `.parquet` file; `columns`, else every column that can be read.
+
+    Raises:
+        ShardError: A footer is malformed, files differ in their columns, or a column that is named
+            is missing or of a type that is not read.
+        StorageError: A file cannot be read.
+    """
+    names = find_files(store, options, (".parquet", ".pq"))
+    if not names:
+        return None
+    check_options(store.url, "parquet", options, OPTIONS)
+    wanted = None
+    if "columns" in options:
+        wanted = texts_of(store.url, "columns", options["columns"])
+    with ThreadPoolExecutor(min(_NUM_THREADS, len(names)), "moot-footers") as pool:
+        footers = pool.map(lambda name: _describe(store, name, wanted), names)
+        return ShardIndex(info for part in _alike(store, names, footers) for info in part)
+
+
+def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
+    """Read the columns wanted of a row group, all rows of it whatever `ask.rows` says.
+
+    Raises:
+        StorageError: The file is missing or cannot be read.
+        ShardError: It is not the file the index describes, is corrupt, or a value is null.
+    """
+    import pyarrow.parquet as pq
+
+    where = f"{store.url}/{info.basename}, row group {info.part}"
+    ask.wanted(info, where)
+    names = ask.named(info, where)
+    footer, size = _footer(store, info.basename)
+    _check_group(where, footer, info)
+    group, leaves = footer.row_group(info.part), _leaves(footer, names)
+    file = _ChunkFile(store, info.basename, size=size)
+    spans = np.array([_span(where, group.column(leaf), file.size) for leaf in leaves], np.int64)
+    num_fetched = int(np.diff(spans.reshape(-1, 2)).sum())
+    file.hold(spans, ask.allocate(num_fetched))
+    builders = {}
+    for name in names:
+        encoding = info.column_encodings[info.column_names.index(name)]
+        sizes = (info.num_samples, _decoded_bytes(footer, group, name, encoding), MAX_COLUMN_BYTES)
+        builders[name] = ColumnBuilder(f"{where}, column {name!r}", encoding, *sizes, ask.allocate)
+    with _faults(where):
+        opened = pq.ParquetFile(
+            file, metadata=footer, page_checksum_verification=ask.verify != "none"
+        )
+        _pour(opened, info, builders)
+    columns = {name: builder.flat() for name, builder in builders.items()}
+    return ArrayShard(info, columns, where, num_fetched)
+
+
+def _pour(opened: Any, info: ShardInfo, builders: Mapping[str, ColumnBuilder]) -> None:
+    row_bytes = max(1, info.raw_bytes // info.num_samples)
+    size = min(max(64, _BATCH_BYTES // row_bytes), 1 << 14)
+    batches = opened.iter_batches(
+        batch_size=size, row_groups=[info.part], columns=list(builders), use_threads=False
+    )
+    for batch in batches:
+        for name, builder in builders.items():
+            builder.add(batch.column(name))
+
+
+class _ChunkFile(RangedFile):
+    """A file of which some ranges are in memory; Arrow reads whole column chunks from there."""
+
+    def __init__(self, store: Store, name: str, *, size: int) -> None:
+        super().__init__(store, name, size=size)
+        self._spans = np.empty((0, 2), np.int64)
+        self._held = np.empty(0, np.uint8)
+
+    def hold(self, spans: np.ndarray, buffer: np.ndarray) -> None:
+        """Read ranges, int64 [k, 2], into a buffer of their length."""
+        read_spans(self._store, self.name, spans, buffer)
+        self._spans, self._held = spans, buffer
+
+    def _view(self, size: int) -> np.ndarray:
+        at = 0
+        for begin, end in self._spans.tolist():
+            if begin <= self._position and self._position + size <= end:
+                return self._held[at + self._position - begin :][:size]
+            at += end - begin
+        return super()._view(size)
+
+
+class _Footers:
+    """The footers last used of each store, and the lengths of the files. Thread-safe.
+
+    Every row group of a file needs its footer, and the shards of a file are not read one after the
+    other. They die with the store.
+    """
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Store, OrderedDict[str, tuple[Any, int]]]
+        self._kept = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, store: Store, name: str) -> tuple[Any, int] | None:
+        with self._lock:
+            kept = self._kept.setdefault(store, OrderedDict())
+            if name in kept:
+                kept.move_to_end(name)
+            return kept.get(name)
+
+    def keep(self, store: Store, name: str, footer: Any, size: int) -> None:
+        with self._lock:
+            kept = self._kept.setdefault(store, OrderedDict())
+            kept[name] = footer, size
+            held = sum(footer.serialized_size for footer, _ in kept.values())
+            while held > _KEPT_BYTES and len(kept) > 1:
+                held -= kept.popitem(last=False)[1][0].serialized_size
+
+
+_footers = _Footers()
+
+
+def _footer(store: Store, name: str) -> tuple[Any, int]:
+    """Return the metadata of a file, read by one or two ranges at its end, and its length."""
+    import pyarrow.parquet as pq
+
+    found = _footers.get(store, name)
+    if found is not None:
+        return found
+    file = RangedFile(store, name)
+    with _faults(f"{store.url}/{name}"):
+        footer = pq.read_metadata(file)
+    _footers.keep(store, name, footer, file.size)
+    return footer, file.size
+
+
+def _describe(store: Store, name: str, wanted: list[str] | None) -> list[ShardInfo]:
+    """Return the row groups of a file."""
+    where, (footer, _) = f"{store.url}/{name}", _footer(store, name)
+    columns = _columns(where, footer, wanted)
+    leaves = _leaves(footer, tuple(columns))
+    shards = []
+    for part in range(footer.num_row_groups):
+        group = footer.row_group(part)
+        if not 0 <= group.num_rows <= MAX_ROWS:
+            raise ShardError(f"{where}, row group {part}: {group.num_rows} rows are refused")
+        chunks = [group.column(leaf) for leaf in leaves]
+        sizes = (_decoded_bytes(footer, group, *column) for column in columns.items())
+        info = ShardInfo(
+            shard_id=0,
+            basename=name,
+            raw_bytes=sum(sizes),
+            zip_basename=name,
+            zip_bytes=sum(max(0, chunk.total_compressed_size) for chunk in chunks),
+            compression=None,
+            raw_hashes={},
+            zip_hashes={},
+            num_samples=group.num_rows,
+            column_names=tuple(columns),
+            column_encodings=tuple(columns.values()),
+            column_sizes=tuple(_fixed(encoding) for encoding in columns.values()),
+            format="parquet",
+            start=max(0, min(_begin(chunk) for chunk in chunks)),
+            part=part,
+        )
+        shards += [info] if group.num_rows else []
+    return shards
+
+
+def _fixed(encoding: str) -> int | None:
+    is_scalar = encoding not in ("str", "bytes") and not encoding.startswith("ndarray")
+    return value_dtype(encoding).itemsize if is_scalar else None
+
+
+def _columns(where: str, footer: Any, wanted: list[str] | None) -> dict[str, str]:
+    """Return the encodings of the columns that are read, by name, in the order of the file."""
+    with _faults(where):
+        schema = footer.schema.to_arrow_schema()
+    found = {field.name: encoding_of(field.type) for field in schema}
+    if len(found) != len(schema):
+        raise ShardError(f"{where}: a column is named twice in {schema.names}")
+    for name in wanted or ():
+        if found.get(name) is None:
+            kind = f"of type {schema.field(name).type}" if name in found else "not in the file"
+            raise ShardError(f"{where}: column {name!r} is {kind} and cannot be read")
+    columns = {
+        name: encoding
+        for name, encoding in found.items()
+        if encoding is not None and (wanted is None or name in wanted)
+    }
+    if not columns:
+        kinds = ", ".join(f"{field.name}: {field.type}" for field in schema)
+        raise ShardError(f"{where}: no column holds texts, numbers or lists of numbers; {kinds}")
+    return columns
+
+
+def _alike(store: Store, names: list[str], parts: Iterator[list[ShardInfo]]) -> Iterator[list]:
+    """Pass the row groups of all files on; their columns must be the same."""
+    first: ShardInfo | None = None
+    for name, part in zip(names, parts, strict=True):
+        for info in part[:1]:
+            first = first or info
+            if info.column_encodings != first.column_encodings or (
+                info.column_names != first.column_names
+            ):
+                held = dict(zip(info.column_names, info.column_encodings, strict=True))
+                other = dict(zip(first.column_names, first.column_encodings, strict=True))
+                raise ShardError(
+                    f"{store.url}/{name} has columns {held}, {first.basename} has {other}; name "
+                    "those that all files have by the option 'columns'"
+                )
+        yield part
+
+
+def _leaves(footer: Any, names: tuple[str, ...]) -> list[int]:
+    """Return the places of the columns of the file that make up those columns of the table."""
+    found = []
+    for leaf in range(footer.num_columns):
+        path = footer.schema.column(leaf).path
+        if any(path == name or path.startswith(f"{name}.") for name in names):
+            found.append(leaf)
+    return found
+
+
+def _begin(chunk: Any) -> int:
+    """Return the first byte of a column chunk."""
+    begin = int(chunk.data_page_offset)
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < begin:
+        begin = int(chunk.dictionary_page_offset)
+    return begin
+
+
+def _span(where: str, chunk: Any, size: int) -> tuple[int, int]:
+    """Return where a column chunk lies, checked against the length of the file."""
+    begin = _begin(chunk)
+    end = begin + int(chunk.total_compressed_size)
+    if not 0 <= begin <= end <= size:
+        raise ShardError(
+            f"{where}: column {chunk.path_in_schema!r} lies in bytes {begin} to {end} of {size}; "
+            "the file was cut or replaced: copy it again"
+        )
+    return begin, end
+
+
+def _decoded_bytes(footer: Any, group: Any, name: str, encoding: str) -> int:
+    """Return what the values of a column take in memory; of texts, what their pages do."""
+    chunks = [group.column(leaf) for leaf in _leaves(footer, (name,))]
+    if encoding in ("str", "bytes"):
+        size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    else:
+        size = sum(chunk.num_values for chunk in chunks) * value_dtype(encoding).itemsize
+    return min(max(0, size), MAX_COLUMN_BYTES)
+
+
+def _check_group(where: str, footer: Any, info: ShardInfo) -> None:
+    is_there = info.part < footer.num_row_groups
+    rows = footer.row_group(info.part).num_rows if is_there else 0
+    if rows != info.num_samples:
+        raise ShardError(
+            f"{where} has {rows} rows, the index states {info.num_samples}; the file was replaced: "
+            "make the index again"
+        )
+
+
+@contextmanager
+def _faults(where: str) -> Iterator[None]:
+    """Turn what Arrow raises into a ShardError; the errors of the store pass."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ShardError(f"{where} cannot be decoded: {error}; copy or write it again") from error
