@@ -253,7 +253,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, headers, data[start:stop], fault)
 
     def _answer(self, status, headers, body, fault=None):
-        self.send_response(status)
+        if "Date" in headers:
+            self.send_response_only(status)
+        else:
+            self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
