@@ -71,7 +71,7 @@ def arrow_type(encoding: str) -> Any:
     if dtype is None or dtype.name == "float16" or encoding == "int":
         raise ShardError(f"{encoding!r} is not read; use str, int64, float64, ndarray:int32 ...")
     kind = pyarrow.from_numpy_dtype(dtype)
-    return pyarrow.large_list(kind) if name == "ndarray" else kind
+    return pyarrow.list_(kind) if name == "ndarray" else kind
 
 
 def _starts(data: np.ndarray) -> np.ndarray:

