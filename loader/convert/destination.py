@@ -11,6 +11,7 @@ Nothing that a conversion did not write is ever deleted. One run at a time may w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -23,13 +24,17 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigError, StorageError
 from ..shards.index import INDEX_NAME
+from ..shards.index_table import TABLE_NAME
 from ..storage import MissingObjectError, Store
 from .plan import Plan, check_same
 
 PLAN_NAME = "convert.json"
 MARKS = "convert"
 _SHARD = r"shard\.\d{5,}\.(mds(\.\w+)?|parquet)"
-_OWN = re.compile(rf"{MARKS}/\d{{5,}}\.json|(\d{{5,}}/)?index\.json|\d{{5,}}/{_SHARD}")
+_OWN = re.compile(
+    rf"{MARKS}/\d{{5,}}\.json|(\d{{5,}}/)?index\.json|\d{{5,}}/{_SHARD}|{re.escape(TABLE_NAME)}"
+)
+_MARK = re.compile(rf"{MARKS}/\d{{5,}}\.json")
 # How a folder holds an object that is being written; a killed process leaves it behind.
 _STAGED = re.compile(rf"(?:{_OWN.pattern}|{PLAN_NAME})#\d+")
 _NUM_DELETERS = 16
@@ -60,7 +65,7 @@ class Destination:
     def __init__(self, store: Store, plan: Plan) -> None:
         self.store = store
         self.plan = plan
-        self.totals: dict[str, int] = {}
+        self.totals: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -92,8 +97,9 @@ class Destination:
 
     def written(self, num_threads: int) -> dict[int, Part]:
         """Return the parts that are written and whose files are all there, in full length."""
-        names = self.store.list(f"{MARKS}/")
-        parts = [int(name.rpartition("/")[2].partition(".")[0]) for name in names]
+        parts = [
+            int(name.removeprefix(f"{MARKS}/").removesuffix(".json")) for name in self._marks()
+        ]
         with ThreadPoolExecutor(num_threads, thread_name_prefix="moot-convert") as pool:
             found = zip(parts, pool.map(self._read_mark, parts), strict=True)
             return {part: mark for part, mark in found if mark is not None}
@@ -111,7 +117,7 @@ class Destination:
         """Return the folder of a part."""
         return self.store.child(self.plan.name(part))
 
-    def finish(self, totals: dict[str, int]) -> None:
+    def finish(self, totals: dict[str, Any]) -> None:
         """Note that all is done."""
         self.totals = totals
         self._put_record(_COMPLETE)
@@ -121,10 +127,16 @@ class Destination:
         return f"{MARKS}/{self.plan.name(part)}.json"
 
     def _read_mark(self, part: int) -> Part | None:
-        mark = Part(**json.loads(self.store.get(self._mark_name(part))))
+        """Return what a mark says, None if it or what it stands for is broken."""
+        try:
+            mark = Part(**json.loads(self.store.get(self._mark_name(part))))
+            sizes = dict(mark.files)
+        except (ValueError, TypeError):
+            return None
         folder = self.part_store(part)
-        is_whole = all(_size(folder, name) == size for name, size in mark.files.items())
-        return mark if is_whole else None
+        is_whole = all(_size(folder, name) == size for name, size in sizes.items())
+        has_index = self.plan.identity["to"] != "mds" or folder.exists(INDEX_NAME)
+        return mark if is_whole and has_index else None
 
     def _read_record(self) -> dict[str, Any] | None:
         if not self.store.exists(PLAN_NAME):
@@ -158,13 +170,18 @@ class Destination:
                 f"{foreign[0]}; delete them first"
             )
         self._put_record(_CLEARING)
-        self.store.delete(INDEX_NAME)
+        for name in (TABLE_NAME, INDEX_NAME):
+            self.store.delete(name)
         self._delete(names)
 
+    def _marks(self) -> list[str]:
+        return [name for name in self.store.list(f"{MARKS}/") if _MARK.fullmatch(name)]
+
     def _delete_marks(self) -> None:
-        self._delete(self.store.list(f"{MARKS}/"))
-        if (folder := _folder(self.store)) is not None and (folder / MARKS).is_dir():
-            (folder / MARKS).rmdir()
+        self._delete(self._marks())
+        if (folder := _folder(self.store)) is not None:
+            with contextlib.suppress(OSError):  # not there, or something else lies in it
+                (folder / MARKS).rmdir()
 
     def _delete(self, names: Iterable[str]) -> None:
         with ThreadPoolExecutor(_NUM_DELETERS, thread_name_prefix="moot-convert") as pool:

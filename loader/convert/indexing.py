@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import ConfigError, ShardError
 from ..shards import ShardIndex, find_shards
 from ..shards.index_table import TABLE_NAME, write_index
-from ..shards.jsonl import INDEX_NAME as LINES_NAME
-from ..shards.jsonl import index_jsonl
+from ..shards.jsonl_index import INDEX_NAME as LINES_NAME
+from ..shards.jsonl_index import index_jsonl
 from ..storage import Store, open_store
 
 

@@ -22,7 +22,7 @@ from .content import empty_rows, encoded_cells
 class Samples:
     """Samples on their way: encoded cells of each column, and how many were left out."""
 
-    cells: dict[str, Sequence[Cell]]
+    cells: Mapping[str, Sequence[Cell]]
     num: int
     num_dropped: int
 

@@ -2,10 +2,12 @@
 """Conversion: what comes out, resuming after kill -9, verification, and what is refused."""
 
 import contextlib
+import gzip
 import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moot.loader.convert import ConvertConfig, convert
+from moot.loader.convert import ConvertConfig, convert, index_corpus
+from moot.loader.corpus import open_corpus
 from moot.loader.errors import ConfigError, MootError, ShardError, StorageError
 from moot.loader.shards import MDSWriter, find_shards, read_shard
 from moot.loader.storage import open_store
@@ -158,9 +161,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     row = {"tokens": np.random.default_rng(0).integers(0, 9000, 1 << 15).astype(np.uint16)}
     peaks = []
     for num in (160, 160, 640):  # the first one imports
-        url = write_mds(
-            tmp_path / f"s{len(peaks)}", [row] * num, {"tokens": "ndarray:uint16"}, size_limit=1 << 20
-        )
+        source, columns = tmp_path / f"s{len(peaks)}", {"tokens": "ndarray:uint16"}
+        url = write_mds(source, [row] * num, columns, size_limit=1 << 20)
         tracemalloc.start()
         try:
             convert(url, str(tmp_path / f"d{len(peaks)}"), config(size_limit=1 << 20, workers=2))
@@ -194,7 +196,8 @@ def test_from_http_to_s3(corpus, tmp_path):
 
 SERVER = """
 import json, os, sys
-from moot.loader.convert import ConvertConfig, convert
+from moot.loader.convert import ConvertConfig, convert, index_corpus
+from moot.loader.corpus import open_corpus
 for line in sys.stdin:
     source, target, settings = json.loads(line)
     child = os.fork()  # this process has not touched a store: its children may
@@ -280,7 +283,21 @@ def test_a_resumed_run_writes_only_what_is_missing(corpus, tmp_path):
     assert files(target) == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["missing", "short"])
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"samples": 3}', '{"files": 3}'])
+def test_a_broken_mark_means_that_its_part_is_written_again(corpus, tmp_path, text):
+    target = tmp_path / "d"
+    with pytest.raises(Stopped):
+        convert(corpus[0], str(target), config(), stop_after(200))
+    (target / "convert/00001.json").write_text(text)
+    (target / "convert/odd.json").write_text("what is this")
+    done = convert(corpus[0], str(target), config())
+    assert done.samples == 600
+    convert(corpus[0], str(tmp_path / "whole"), config())
+    odd = {"convert/odd.json": b"what is this"}
+    assert files(target) == {**odd, **files(tmp_path / "whole")}
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "index"])
 def test_a_kept_part_that_is_damaged_is_written_again(corpus, tmp_path, damage):
     target = tmp_path / "d"
     with pytest.raises(Stopped):
@@ -288,7 +305,7 @@ def test_a_kept_part_that_is_damaged_is_written_again(corpus, tmp_path, damage):
     mark = sorted((target / "convert").iterdir())[0]
     shard = sorted((target / mark.stem).glob("shard.*"))[0]
     data = shard.read_bytes()
-    shard.unlink()
+    (shard if damage != "index" else target / mark.stem / "index.json").unlink()
     if damage == "short":
         shard.write_bytes(data[:-1])
     convert(corpus[0], str(target), config())
@@ -545,6 +562,122 @@ def test_empty_arrays_stop_mds_unless_they_are_dropped(tmp_path):
     assert (done.samples, done.dropped) == (6, 0)
 
 
+# ---- other formats
+
+
+LINES = [{"text": f"line {i} \u00e9 " * (i % 9 + 1), "n": i, "ids": [i, i + 1]} for i in range(300)]
+
+
+def write_lines(folder, rows=LINES, name="a.jsonl"):
+    Path(folder).mkdir(exist_ok=True)
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if name.endswith(".gz"):
+        data = gzip.compress(data)
+    (Path(folder) / name).write_bytes(data)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("to", ["mds", "parquet"])
+def test_json_lines_are_indexed_and_converted(tmp_path, name, to):
+    url = write_lines(tmp_path / "s", name=name)
+    with pytest.raises(ShardError, match="make it once by the command `moot index"):
+        convert(url, str(tmp_path / "d"), config(to=to))
+    made = index_corpus(url)
+    assert (made.format, made.samples, made.url.rpartition("/")[2]) == (
+        "jsonl", 300, "index.jsonl.json",
+    )  # fmt: skip
+    convert(url, str(tmp_path / "text"), config(to=to))
+    expected = [{"text": row["text"]} for row in LINES]
+    assert_same(read_all(tmp_path / "text", ("text",), to), expected, ("text",))
+    columns = ("text", "n:int64", "ids:ndarray:uint16")
+    convert(url, str(tmp_path / "all"), config(to=to, columns=columns))
+    found = read_all(tmp_path / "all", ("text", "n", "ids"), to)
+    assert_same(found, [{**row, "ids": np.array(row["ids"], np.uint16)} for row in LINES], ("ids",))
+    assert [row["n"] for row in found] == list(range(300))
+
+
+def test_lines_without_a_field_are_named(tmp_path):
+    url = write_lines(tmp_path / "s", [*LINES[:5], {"n": 3}])
+    index_corpus(url, "jsonl")
+    with pytest.raises(ShardError, match="text"):
+        convert(url, str(tmp_path / "d"), config())
+
+
+def test_raw_tokens_are_converted(tmp_path):
+    tokens = np.arange(10_000, dtype=np.uint16)
+    (tmp_path / "s").mkdir()
+    for name in ("train.bin", "val.bin"):
+        tokens.tofile(tmp_path / "s" / name)
+    options = {"files": "train.bin", "sample_tokens": "2048"}
+    convert(str(tmp_path / "s"), str(tmp_path / "d"), config(options=options))
+    found = read_all(tmp_path / "d", ("tokens",))
+    assert [row["tokens"].size for row in found] == [2048] * 4 + [10_000 - 4 * 2048]
+    assert np.array_equal(np.concatenate([row["tokens"] for row in found]), tokens)
+    with pytest.raises(MootError, match="no option 'dtyp'; did you mean 'dtype'"):
+        convert(str(tmp_path / "s"), str(tmp_path / "e"), config(options={"dtyp": "uint16"}))
+
+
+def write_megatron(folder, documents):
+    Path(folder).mkdir()
+    lengths = np.array([len(tokens) for tokens in documents], "<i4")
+    pointers = np.concatenate(([0], np.cumsum(lengths[:-1].astype("<i8") * 4)))
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 4, len(documents), len(documents) + 1)
+    index = head + lengths.tobytes() + pointers.astype("<i8").tobytes()
+    index += np.arange(len(documents) + 1, dtype="<i8").tobytes()
+    (Path(folder) / "c.idx").write_bytes(index)
+    np.concatenate(documents).astype("<i4").tofile(Path(folder) / "c.bin")
+    return str(folder)
+
+
+@pytest.mark.parametrize("to", ["mds", "parquet"])
+def test_megatron_is_converted(tmp_path, to):
+    documents = [np.arange(n, n + 1 + n % 50, dtype=np.int32) for n in range(400)]
+    url = write_megatron(tmp_path / "s", documents)
+    convert(url, str(tmp_path / "d"), config(to=to))
+    found = read_all(tmp_path / "d", ("tokens",), to)
+    assert_same(found, [{"tokens": tokens} for tokens in documents], ("tokens",))
+
+
+def test_files_of_parquet_with_other_columns_need_those_named(tmp_path):
+    write_parquet(tmp_path / "s", [[1], [2]], n=[0, 1])
+    other = pa.table({"tokens": pa.array([[3]], pa.list_(pa.uint16())), "odd": [{"a": 1}]})
+    pq.write_table(other, tmp_path / "s/b.parquet")
+    with pytest.raises(ShardError, match="columns"):
+        convert(str(tmp_path / "s"), str(tmp_path / "d"), config())
+    done = convert(str(tmp_path / "s"), str(tmp_path / "d"), config(columns=("tokens",)))
+    assert done.samples == 3
+
+
+def test_an_encoding_that_is_not_the_sources_is_refused(corpus, tmp_path):
+    with pytest.raises(ConfigError, match="column 'n' is int, not uint8"):
+        convert(corpus[0], str(tmp_path / "d"), config(columns=("n:uint8",)))
+
+
+@pytest.mark.parametrize("to", ["mds", "parquet"])
+def test_the_index_of_a_corpus_is_one_table_that_readers_take(corpus, tmp_path, to):
+    names = ("id", "n")
+    convert(corpus[0], str(tmp_path / "d"), config(to=to, columns=names))
+    found = find_shards(open_store(str(tmp_path / "d")), None, to)
+    made = index_corpus(str(tmp_path / "d"))
+    assert made.url.endswith("/moot.index.parquet")
+    assert (made.format, made.shards, made.samples) == (to, len(found), 600)
+    with contextlib.closing(open_corpus(str(tmp_path / "d"))) as opened:
+        assert opened.shards.digest == found.digest
+    # A table beside the shards is none of them: converting it and forcing it anew both work.
+    assert convert(str(tmp_path / "d"), str(tmp_path / "e"), config()).samples == 600
+    convert(corpus[0], str(tmp_path / "d"), config(to=to, columns=names, force=True))
+    assert not (tmp_path / "d/moot.index.parquet").exists()
+
+
+def test_nothing_to_index_is_refused(tmp_path):
+    (tmp_path / "s").mkdir()
+    with pytest.raises(ConfigError, match="holds no shards of any format that is read"):
+        index_corpus(str(tmp_path / "s"))
+    with pytest.raises(ConfigError, match="holds no shards of format jsonl"):
+        index_corpus(write_mds(tmp_path / "c", samples(3)), "jsonl")
+
+
 # ---- the command line
 
 
@@ -596,3 +729,11 @@ def test_the_command_refuses_in_one_line(corpus, tmp_path, moot):
     assert code == 1
     assert err.count("\n") == 1
     assert "has no column 'tokns'; did you mean 'tokens'?" in err
+
+
+def test_the_index_command(tmp_path, moot):
+    url = write_lines(tmp_path / "s")
+    code, out, _ = moot("index", url)
+    assert (code, "300 samples in 1 shards of jsonl" in out) == (0, True)
+    code, _, err = moot("index", tmp_path / "nowhere")
+    assert (code, err.count("\n")) == (1, 1)
