@@ -6,12 +6,30 @@
 | `streams.py` | one shard set of a mixture, and the store it lies in |
 | `corpus.py` | the shards of all streams in a row |
 | `opening.py` | streams to a corpus |
+| `sharing.py` | read by one process, handed to the others |
+| `sidecar.py` | labels.parquet: labels, length and hash of every sample of a stream |
+| `labels.py` | the sidecars of all streams, and which samples a predicate wants |
+| `cells.py` | documents and tokens of each cell in each shard |
+| `write_labels.py` | a corpus to its sidecars |
 | `where.py` | a predicate over label columns |
 """
 
+from .cells import Cells
 from .corpus import Corpus
 from .opening import open_corpus
+from .sharing import Share, share_over
 from .streams import Stream
 from .where import Where
+from .write_labels import LabelPlan, write_labels
 
-__all__ = ["Corpus", "Stream", "Where", "open_corpus"]
+__all__ = [
+    "Cells",
+    "Corpus",
+    "LabelPlan",
+    "Share",
+    "Stream",
+    "Where",
+    "open_corpus",
+    "share_over",
+    "write_labels",
+]

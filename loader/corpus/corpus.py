@@ -16,7 +16,10 @@ from ..errors import ShardError
 from ..shards import Ask, Shard, ShardIndex, read_shard
 from ..shards.columns import ends_of
 from ..storage import Store
+from .cells import Cells
+from .labels import StoredLabels
 from .streams import Stream, StreamStores
+from .where import Where
 
 
 class Corpus:
@@ -30,6 +33,8 @@ class Corpus:
         samples_per_shard: [n] int64.
         first_sample: [n + 1] int64, the id of each shard's first sample, then num_samples.
         num_samples: Samples in all shards.
+        digests: Of the index of each stream.
+        stored: The sidecars of the streams.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Corpus:
         self.first_sample = ends_of(self.samples_per_shard)
         self.samples_per_stream = np.diff(self.first_sample[self.first_shard])
         self.num_samples = int(self.first_sample[-1])
+        self.stored = StoredLabels(stores, self.digests, self.first_shard, self.samples_per_shard)
 
     def __repr__(self) -> str:
         return (
@@ -117,6 +123,38 @@ class Corpus:
             raise ValueError(f"sample ids are in [0, {self.num_samples})")
         shard = np.searchsorted(self.first_sample, ids, side="right") - 1
         return shard, ids - self.first_sample[shard]
+
+    def labels(self, shard_id: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return stored labels of a shard: each [samples], read-only, as they are stored.
+
+        Raises:
+            ConfigError: The stream has no labels, or not those columns.
+            StorageError, ShardError: They cannot be read, or belong to other shards.
+        """
+        return self.stored.read(shard_id, columns)
+
+    def stored_lengths(self, shard_id: int) -> np.ndarray | None:
+        """Return the tokens of each sample, uint32 [samples]; None where they are not stored."""
+        return self.stored.lengths(shard_id)
+
+    def sample_hashes(self, shard_id: int) -> np.ndarray | None:
+        """Return xxh3_64 of each sample's stored bytes, uint64; None where they are not stored."""
+        return self.stored.hashes(shard_id)
+
+    def cell_counts(self, shard_id: int) -> Cells | None:
+        """Return the cells of a shard with their documents and tokens; None if not stored."""
+        return self.stored.cells(shard_id)
+
+    def wanted(self, shard_id: int, where: Where) -> np.ndarray:
+        """Return the rows of a shard that a predicate wants: ascending int64.
+
+        No labels are read where the cells of the shard tell that it is all of them, or none.
+
+        Raises:
+            ConfigError: The stream has no labels, or not those columns or states.
+            StorageError, ShardError: They cannot be read, or belong to other shards.
+        """
+        return self.stored.wanted(shard_id, where)
 
     def close(self) -> None:
         """Close the stores."""

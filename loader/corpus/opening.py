@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 from ..errors import ConfigError, ShardError, StorageError
 from ..shards import ShardIndex, find_shards
@@ -16,22 +17,29 @@ from ..shards.index import INDEX_NAME
 from ..shards.index_table import TABLE_NAME, read_stored_index
 from ..storage import Store
 from .corpus import Corpus
+from .sharing import Share, default_share, share_indexes
 from .streams import Stream, StreamStores
 
 _NUM_THREADS = 16
 
 
 def open_corpus(
-    streams: str | Sequence[Stream], storage_options: Mapping[str, str] | None = None
+    streams: str | Sequence[Stream],
+    storage_options: Mapping[str, str] | None = None,
+    *,
+    share: Share | Literal["auto"] | None = "auto",
 ) -> Corpus:
     """Read what a corpus consists of.
 
     Args:
         streams: A folder or bucket of shards, or several of them.
         storage_options: As for `open_store`, for all streams.
+        share: How one process hands what it has read to the others, which then read no index. All
+            of them must open the corpus. "auto" shares over torch.distributed where that is
+            initialised with several processes; None reads here.
 
     Raises:
-        StorageError: Nothing is there, or it cannot be read.
+        StorageError: Nothing is there, or it cannot be read; by this process or the one that reads.
         ShardError: An index is malformed, or a stream holds no samples.
         ConfigError: A URL or an option is not understood.
     """
@@ -40,7 +48,12 @@ def open_corpus(
         raise ConfigError("a corpus needs at least one stream; name its URL")
     stores = StreamStores(given, storage_options)
     try:
-        return Corpus(given, stores, read_indexes(given, stores))
+        how = default_share() if share == "auto" else share
+        if how is None:
+            indexes = read_indexes(given, stores)
+        else:
+            indexes = share_indexes(how, lambda: read_indexes(given, stores))
+        return Corpus(given, stores, indexes)
     except BaseException:
         stores.close()
         raise

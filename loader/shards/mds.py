@@ -21,7 +21,7 @@ from ..errors import ShardError
 from ..storage import ShortObjectError, Store
 from .compression import decompress
 from .encodings import make_decoder
-from .hashing import check_digest, check_samples
+from .hashing import check_digest, check_samples, hash_samples
 from .index import INDEX_NAME, ShardIndex, ShardInfo
 from .index_json import read_index
 from .ranges import find_runs, read_spans, rows_of
@@ -84,6 +84,12 @@ class MDSShard(Shard):
         held = memoryview(self._buffer)
         spans = self._spans(column, np.arange(self.num_samples))
         return [held[begin:end] for begin, end in spans]
+
+    def sample_hashes(self) -> np.ndarray | None:
+        """Return xxh3_64 of each sample's stored bytes; see `Shard.sample_hashes`."""
+        if self._held is not None:
+            raise ShardError(f"{self.where}: only some samples were read, hashes need them all")
+        return hash_samples(self._buffer, _offsets(self._buffer, self.num_samples))
 
     def _spans(self, column: str, rows: np.ndarray) -> list[list[int]]:
         if self._held is not None:
@@ -171,11 +177,15 @@ def _read_whole(store: Store, info: ShardInfo, ask: Ask, where: str) -> MDSShard
         raw = decompress(where, stored, info.compression, ask.allocate(info.raw_bytes))
     shard = parse_shard(info, raw, where)
     if by_sample and ask.hashes is not None:
-        offsets = raw[4 : 8 + 4 * info.num_samples].view("<u4").astype(np.int64)
+        offsets = _offsets(raw, info.num_samples)
         check_samples(where, raw, offsets, np.arange(info.num_samples), ask.hashes)
     elif ask.verify == "none" or not digests:
         shard.unverified_bytes = info.stored_bytes
     return shard
+
+
+def _offsets(raw: np.ndarray, num_samples: int) -> np.ndarray:
+    return raw[4 : 8 + 4 * num_samples].view("<u4").astype(np.int64)
 
 
 def _read_rows(store: Store, info: ShardInfo, ask: Ask, where: str, rows: np.ndarray) -> MDSShard:

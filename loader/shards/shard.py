@@ -157,6 +157,13 @@ class Shard(ABC):
         gather([self], column, np.zeros_like(rows), rows, ones - 1, ones, out)
         return out
 
+    def sample_hashes(self) -> np.ndarray | None:
+        """Return xxh3_64 of each sample's stored bytes: uint64 [n], as `Ask.hashes` takes them.
+
+        None where a sample has no bytes of its own in the stored file.
+        """
+        return None
+
     def encoding(self, column: str) -> str:
         """Return the encoding of a column; ShardError if there is none of that name."""
         try:
@@ -198,16 +205,12 @@ class ArrayShard(Shard):
 
     def values(self, column: str, rows: Sequence[int] | np.ndarray) -> list[Any]:
         """Return decoded values of some samples; see `Shard.values`."""
-        flat, decode = self._flat(column), make_decoder(self.encoding(column))
-        encoding = self.encoding(column)
-        found = []
-        for row in np.asarray(rows, np.int64).tolist():
-            if not 0 <= row < self.num_samples:
-                raise ShardError(f"{self.where}: no sample {row}, it has {self.num_samples}")
-            part = flat.values[flat.offsets[row] : flat.offsets[row + 1]]
-            if encoding.startswith("ndarray"):
-                found.append(part)
-                continue
+        flat, encoding = self._flat(column), self.encoding(column)
+        parts = flat_arrays(flat, rows, self.where)
+        if encoding.startswith("ndarray"):
+            return parts
+        decode, found = make_decoder(encoding), []
+        for row, part in zip(rows, parts, strict=True):
             try:
                 found.append(decode(part.tobytes()))
             except (ValueError, ArithmeticError, RecursionError) as error:
@@ -216,20 +219,7 @@ class ArrayShard(Shard):
         return found
 
     def _find(self, column: str) -> _core.Elements:
-        flat = self._flat(column)
-        if len(flat.offsets) != self.num_samples + 1:
-            held = len(flat.offsets) - 1
-            raise ShardError(
-                f"{self.where}: column {column!r} holds {held} samples of {self.num_samples}"
-            )
-        begin = flat.offsets[:-1] * flat.values.itemsize
-        count = np.diff(flat.offsets)
-        if count.size and (count.min() < 0 or count.max() >= 2**32):
-            raise ShardError(f"{self.where}: column {column!r} has offsets that do not ascend")
-        bytes_ = flat.values.view(np.uint8)
-        return _core.Elements(
-            bytes_, begin, count.astype(np.uint32), flat.values.dtype.name, self.where
-        )
+        return flat_elements(self._flat(column), self.num_samples, column, self.where)
 
     def _flat(self, column: str) -> Flat:
         try:
@@ -237,6 +227,37 @@ class ArrayShard(Shard):
         except KeyError:
             read = ", ".join(self._columns)
             raise ShardError(f"{self.where}: column {column!r} was not read; {read} were") from None
+
+
+def flat_arrays(flat: Flat, rows: Sequence[int] | np.ndarray, where: str) -> list[np.ndarray]:
+    """Return the values of some samples of a flat column, as views.
+
+    Raises:
+        ShardError: There is no such sample.
+    """
+    found, num = [], len(flat.offsets) - 1
+    for row in np.asarray(rows, np.int64).tolist():
+        if not 0 <= row < num:
+            raise ShardError(f"{where}: no sample {row}, it has {num}")
+        found.append(flat.values[flat.offsets[row] : flat.offsets[row + 1]])
+    return found
+
+
+def flat_elements(flat: Flat, num_samples: int, column: str, where: str) -> _core.Elements:
+    """Return where the elements of a flat column lie.
+
+    Raises:
+        ShardError: It does not hold as many samples, or its offsets do not ascend.
+    """
+    if len(flat.offsets) != num_samples + 1:
+        held = len(flat.offsets) - 1
+        raise ShardError(f"{where}: column {column!r} holds {held} samples of {num_samples}")
+    begin = flat.offsets[:-1] * flat.values.itemsize
+    count = np.diff(flat.offsets)
+    if count.size and (count.min() < 0 or count.max() >= 2**32):
+        raise ShardError(f"{where}: column {column!r} has offsets that do not ascend")
+    data, dtype = flat.values.view(np.uint8), flat.values.dtype.name
+    return _core.Elements(data, begin, count.astype(np.uint32), dtype, where)
 
 
 def gather(
