@@ -20,6 +20,26 @@ constexpr std::uint64_t mix64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
+/// The permutation of [0, n) named by `key`, its round keys worked out. Immutable, 64 bytes.
+class Permutation {
+ public:
+  Permutation(std::uint64_t n, std::uint64_t key);
+
+  std::uint64_t size() const { return n_; }
+  std::uint64_t key() const { return key_; }
+
+  /// The image of `index`, which must lie below size().
+  std::uint64_t operator()(std::uint64_t index) const;
+
+ private:
+  static constexpr int kRounds = 6;
+
+  std::uint64_t n_;
+  std::uint64_t key_;
+  int half_bits_;
+  std::uint64_t round_keys_[kRounds];
+};
+
 /// The image of `index` under the permutation of [0, n) named by `key`. Needs index < n.
 std::uint64_t permute(std::uint64_t index, std::uint64_t n, std::uint64_t key);
 

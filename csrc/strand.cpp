@@ -25,6 +25,7 @@ std::uint64_t place_of(const StrandEpoch& epoch, std::uint64_t position, std::ui
 void locate(const StrandEpoch& epoch, std::span<const std::int64_t> positions,
             std::span<std::int64_t> shards, std::span<std::int64_t> rows) {
   const auto size = static_cast<std::uint64_t>(epoch.start.back());
+  Permutation rows_of_part(1, 0);  // mostly that of the position before
   for (std::size_t i = 0; i < positions.size(); ++i) {
     const auto place = static_cast<std::int64_t>(
         place_of(epoch, static_cast<std::uint64_t>(positions[i]), size));
@@ -34,7 +35,11 @@ void locate(const StrandEpoch& epoch, std::span<const std::int64_t> positions,
     if (epoch.shuffle) {
       const auto part_size = static_cast<std::uint64_t>(epoch.start[part + 1] - epoch.start[part]);
       const auto shard = static_cast<std::uint64_t>(epoch.shard[part]);
-      row = permute(row, part_size, mix64(epoch.key ^ mix64(~shard)));
+      const std::uint64_t key = mix64(epoch.key ^ mix64(~shard));
+      if (rows_of_part.key() != key || rows_of_part.size() != part_size) {
+        rows_of_part = Permutation(part_size, key);
+      }
+      row = rows_of_part(row);
     }
     shards[i] = epoch.shard[part];
     rows[i] = epoch.first_row[part] + static_cast<std::int64_t>(row);

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from .agents import AgentSet
+from .batches import Candidates, Kept
 from .config import LoaderConfig
 from .console import Console
 from .corpus import Stream
@@ -141,7 +142,7 @@ class Loader(DataLoader[Batch]):
         self._delivered = self._acknowledged = 0
         self._table = self._delivered_table = self._planner().table
         self._pending: OrderedDict[int, tuple[np.ndarray, StepRecord | None]] = OrderedDict()
-        self._recent: OrderedDict[int, BatchPieces] = OrderedDict()
+        self._recent: OrderedDict[int, tuple[Candidates, Kept]] = OrderedDict()
         self._probes: ProbeBatch | None = None
         self._meter = Meter(self._source, self._agents)
         self._ledger: Ledger | None = None
@@ -215,7 +216,7 @@ class Loader(DataLoader[Batch]):
         """Return what one of the last batches holds; batches count from 0 over the whole stream."""
         if batch_id not in self._recent:
             raise StateError(f"batch {batch_id} is not among the last {_RECENT} delivered")
-        return self._recent[batch_id]
+        return batch_pieces(*self._recent[batch_id])
 
     def _next(self) -> Batch:
         started = time.perf_counter()
@@ -231,7 +232,7 @@ class Loader(DataLoader[Batch]):
         self._delivered, self._delivered_table = step.step + 1, step.table
         record = step_record(step, self.config) if self.config.ledger is not None else None
         self._pending[step.step] = (step.table, record)
-        self._recent[step.step] = batch_pieces(step)
+        self._recent[step.step] = step.candidates, step.kept
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         if not self.config.acknowledge:

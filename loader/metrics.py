@@ -42,7 +42,7 @@ class Meter:
 
     def delivered(self, step: Step, wait_s: float) -> None:
         """Count one batch that the consumer waited `wait_s` seconds for."""
-        tokens = int(step.kept.length.sum())
+        tokens = step.num_tokens
         self._batches += 1
         self._pieces += len(step.kept.candidate)
         self._tokens += tokens

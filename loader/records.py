@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .batches import Candidates, Kept
 from .config import LoaderConfig
 from .ledger import ProbeRecord, StepRecord
 from .probes import ProbeBatch
@@ -24,9 +25,8 @@ class BatchPieces:
     start: np.ndarray
 
 
-def batch_pieces(step: Step) -> BatchPieces:
+def batch_pieces(candidates: Candidates, kept: Kept) -> BatchPieces:
     """Name the pieces of a step's batch."""
-    kept, candidates = step.kept, step.candidates
     return BatchPieces(
         candidates.sample_id[kept.candidate],
         candidates.offset[kept.candidate],

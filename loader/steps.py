@@ -61,11 +61,12 @@ class Planner(Protocol):
         """Start fetching what the steps from `step` on will touch."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # made once a batch: a frozen one takes five times as long to make
 class Step:
     """A made step: the batch, and what it was made of.
 
-    `table` is the cursor behind this step, `room` the tokens that the local batch can hold.
+    `table` is the cursor behind this step, `num_tokens` what the local batch holds and `room` what
+    it could hold.
     `scores`, `selection` and `policy` are None without a console.
     """
 
@@ -79,6 +80,7 @@ class Step:
     selection: Selection | None
     policy: Policy | None
     select_s: float
+    num_tokens: int
     room: int
 
 
@@ -108,7 +110,9 @@ def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
 class _Local:
     """The part of a block that stands in this rank's slots, cut step by step."""
 
-    def __init__(self, block: Block, slots: range, slot_tokens: int) -> None:
+    def __init__(
+        self, block: Block, slots: range, slot_tokens: int, first_sample: np.ndarray
+    ) -> None:
         self.first_step = block.first_step
         self.tables = block.tables
         step = np.repeat(np.arange(block.num_steps), np.diff(block.end, prepend=0))
@@ -122,11 +126,14 @@ class _Local:
         self.shard_ids, table = np.unique(self.shard, return_inverse=True)
         self.table = table.astype(np.int32)
         self.row32 = self.row.astype(np.int32)
+        self.sample_id = first_sample[self.shard] + self.row
         self.ordinal = np.arange(len(picked))
+        self.tokens = np.bincount(step[picked], self.length, block.num_steps).astype(int).tolist()
         touched = np.unique(step[picked] * len(self.shard_ids) + table)
         owner = touched // max(len(self.shard_ids), 1)
         cuts = np.searchsorted(owner, np.arange(1, block.num_steps))
-        self._touched = np.split(touched % max(len(self.shard_ids), 1), cuts)
+        places = np.split(touched % max(len(self.shard_ids), 1), cuts)
+        self._touched = [(some.tolist(), self.shard_ids[some].tolist()) for some in places]
 
     def __contains__(self, step: int) -> bool:
         return self.first_step <= step < self.first_step + len(self.end)
@@ -136,8 +143,8 @@ class _Local:
         at = step - self.first_step
         return slice(self.end[at - 1] if at else 0, self.end[at])
 
-    def touched(self, step: int) -> np.ndarray:
-        """Which of `shard_ids` a step reads from."""
+    def touched(self, step: int) -> tuple[list[int], list[int]]:
+        """Which places of `shard_ids` a step reads from, and the shards there."""
         return self._touched[step - self.first_step]
 
 
@@ -188,35 +195,36 @@ class StepMaker:
         pieces = max(int(block.end[-1]) // block.num_steps, 1)
         most = min(_BLOCK_STEPS, max(_BLOCK_PIECES // pieces, 1))
         self._block_steps = min(2 * self._block_steps, most)
-        return _Local(block, self._slots, self._layout.slot_tokens)
+        first_sample = self._source.corpus.first_sample
+        return _Local(block, self._slots, self._layout.slot_tokens, first_sample)
 
     def _stream(self, step: int, block: _Local) -> Step:
         """Pack all of a step's pieces where the plan puts them."""
         at = block.pieces(step)
-        touched = block.touched(step)
-        held = self._source.cache.get(block.shard_ids[touched].tolist())
-        found = [shard.elements(self._source.column) for shard in held]
+        places, shard_ids = block.touched(step)
+        column = self._source.column
+        found = [shard.elements(column) for shard in self._source.cache.get(shard_ids)]
         tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
-        for place, elements in zip(touched.tolist(), found, strict=True):
+        for place, elements in zip(places, found, strict=True):
             tables[place] = elements
         pieces = Placement(
             block.table[at], block.row32[at], block.offset[at], block.length[at], block.target[at]
         )
         batch = self._pack(tables, pieces)
-        shard, row = block.shard[at], block.row[at]
         candidates = Candidates(
             block.slot[at],
-            shard,
-            row,
-            self._source.corpus.first_sample[shard] + row,
-            block.offset[at],
-            block.length[at],
+            block.shard[at],
+            block.row[at],
+            block.sample_id[at],
+            pieces.offset,
+            pieces.length,
             _NO_START,
             _NO_TOKENS,
         )
-        kept = Kept(block.ordinal[: at.stop - at.start], block.target[at], block.length[at])
-        table = block.tables[step - block.first_step]
-        return self._step(step, batch, table, candidates, kept)
+        kept = Kept(block.ordinal[: at.stop - at.start], pieces.target, pieces.length)
+        at_step = step - block.first_step
+        tokens = block.tokens[at_step]
+        return self._step(step, batch, block.tables[at_step], candidates, kept, tokens)
 
     def _choose(self, step: int, block: _Local, policy: Policy) -> Step:
         """Score a step's candidates, select among them and pack those that are kept."""
@@ -239,7 +247,8 @@ class StepMaker:
         batch = self._pack(
             [candidates.elements()], Placement(table, row, zeros, kept.length, kept.target)
         )
-        made = self._step(step, batch, block.tables[step - block.first_step], candidates, kept)
+        table, tokens = block.tables[step - block.first_step], int(kept.length.sum())
+        made = self._step(step, batch, table, candidates, kept, tokens)
         return replace(made, scores=scores, selection=selection, policy=policy, select_s=select_s)
 
     def _pack(self, tables: list[Elements], pieces: Placement) -> dict[str, torch.Tensor]:
@@ -255,10 +264,12 @@ class StepMaker:
         table: np.ndarray,
         candidates: Candidates,
         kept: Kept,
+        num_tokens: int,
     ) -> Step:
         sent, copied = self._copy.send(batch)
         room = self._layout.tokens
-        return Step(step, sent, copied, table, candidates, kept, None, None, None, 0.0, room)
+        nothing = (None, None, None, 0.0)
+        return Step(step, sent, copied, table, candidates, kept, *nothing, num_tokens, room)
 
     def _select(
         self, step: int, candidates: Candidates, policy: Policy

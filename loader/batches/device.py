@@ -42,11 +42,17 @@ class DeviceCopy:
         self._allocate = allocate
         self._stream = torch.cuda.Stream(device=self.device) if self.device.type == "cuda" else None
 
-    def empty(self, size: int, dtype: np.dtype) -> torch.Tensor:
-        """Return an uninitialised tensor [size] on the CPU for a batch that is to be sent."""
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> tuple[torch.Tensor, np.ndarray]:
+        """Return an uninitialised tensor on the CPU for a batch that is to be sent.
+
+        Returns:
+            The tensor, and its memory as a flat array.
+        """
         if self._pin:
-            return torch.empty(size, dtype=_TORCH_DTYPES[dtype.name], pin_memory=True)
-        return torch.from_numpy(self._allocate(size * dtype.itemsize).view(dtype))
+            tensor = torch.empty(shape, dtype=_TORCH_DTYPES[dtype.name], pin_memory=True)
+            return tensor, tensor.numpy().reshape(-1)
+        flat = self._allocate(shape[0] * shape[1] * dtype.itemsize).view(dtype)
+        return torch.from_numpy(flat.reshape(shape)), flat
 
     def send(
         self, batch: dict[str, torch.Tensor]

@@ -20,7 +20,7 @@ class Place:
     length: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # made once a batch: a frozen one takes five times as long to make
 class Candidates:
     """Candidate pieces of the local slots of one step, slot after slot.
 

@@ -28,8 +28,9 @@ def pack(tokens, start, kept, layout, fields, offset=None):
     table, row = np.zeros(len(zeros), np.int32), np.asarray(kept.candidate, np.int32)
     pieces = Placement(table, row, zeros, kept.length, kept.target)
 
-    def poisoned(size, dtype):
-        return torch.from_numpy(np.full(size, np.iinfo(dtype).max, dtype))
+    def poisoned(shape, dtype):
+        flat = np.full(shape[0] * shape[1], np.iinfo(dtype).max, dtype)
+        return torch.from_numpy(flat.reshape(shape)), flat
 
     tables = [elements(tokens, start)]
     return make_batch(tables, pieces, layout, fields, poisoned, tokens.dtype)
@@ -145,6 +146,6 @@ def test_a_batch_crosses_to_the_device_on_a_stream_of_its_own():
 @pytest.mark.gpu
 def test_batches_that_stay_on_the_cpu_are_pinned_where_cuda_is():
     copy = DeviceCopy("cpu")
-    tensor = copy.empty(4, np.dtype(np.uint16))
+    tensor, _ = copy.empty((1, 4), np.dtype(np.uint16))
     batch, event = copy.send({"tokens": tensor})
     assert batch["tokens"].is_pinned() and event is None
