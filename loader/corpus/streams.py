@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..storage import Store, open_store
@@ -36,7 +37,7 @@ class Stream:
     repeat: float | None = None
     choose: int | None = None
     format: str | None = None
-    options: Mapping[str, str] | None = None
+    options: Mapping[str, Any] | None = None
     storage_options: Mapping[str, str] | None = None
 
 
