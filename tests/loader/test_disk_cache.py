@@ -150,15 +150,17 @@ def test_a_body_cut_short_on_the_way_is_not_kept(tmp_path, server, corpus):
 
 
 def test_shards_that_are_parts_of_one_file_have_a_file_each(tmp_path):
-    tokens = np.arange(5000, dtype=np.uint16)
+    """Also where a part is longer than what the store fetches at a time."""
+    tokens = np.arange(15_000_000, dtype=np.uint32).astype(np.uint16)
     (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "train.bin").write_bytes(tokens.tobytes())
+    tokens.tofile(tmp_path / "corpus" / "train.bin")
     store, cache = open_store(str(tmp_path / "corpus")), DiskCache(tmp_path / "cache")
-    (whole,) = find_shards(store, {"sample_tokens": 100}, "raw")
-    parts = [replace(whole, start=at, raw_bytes=2000, num_samples=10) for at in (0, 2000, 4000)]
+    (whole,) = find_shards(store, {"sample_tokens": 1000}, "raw")
+    size = 10_000_000
+    parts = [replace(whole, start=i * size, raw_bytes=size, num_samples=5000) for i in range(3)]
     for _ in range(2):
         shards = [cache.read(store, part) for part in parts]
-        assert [shard.values("tokens", [0])[0][0] for shard in shards] == [0, 1000, 2000]
+        assert [shard.values("tokens", [0])[0][0] for shard in shards] == tokens[:: size // 2].tolist()
     assert cache.counters()["hits"] == len(files(tmp_path / "cache")) == 3
     store.close()
 
