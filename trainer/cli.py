@@ -154,6 +154,9 @@ def convert(
         str | None, typer.Option(help="tokenizer.json that turns the text into tokens.")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column that is tokenised.")] = "text",
+    eod: Annotated[
+        str | None, typer.Option(help="Token behind every document, as <|endoftext|>.")
+    ] = None,
     files: Files = None,
     dtype: Dtype = None,
     sample_tokens: SampleTokens = None,
@@ -179,6 +182,7 @@ def convert(
         size_limit=parse_size(size_limit),
         tokenizer=tokenizer,
         text_column=text_column,
+        eod=eod,
         drop_empty=drop_empty,
         workers=workers,
         verify=verify,
@@ -199,14 +203,24 @@ def index(
     files: Files = None,
     dtype: Dtype = None,
     sample_tokens: SampleTokens = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Also labels.parquet: lengths, hashes and these columns (or none)."),
+    ] = None,
 ) -> None:
     """Write the index of a corpus beside it: of JSON lines where they are, of others one table."""
-    from ..loader.convert import index_corpus
+    from ..loader.convert import index_corpus, store_labels
 
     options = _told(columns=columns, files=files, dtype=dtype, sample_tokens=sample_tokens)
     made = index_corpus(url, format_name, options)
     size = f"{made.samples:,} samples in {made.shards:,} shards of {made.format}"
     Terminal().print(f"index [bold]{escape(made.url)}[/]: {size}", **_LINE)
+    if labels is None:
+        return
+    with _display() as display:
+        named = () if labels == "none" else _listed(labels)
+        where = store_labels(url, named, format_name, options, progress=display.progress)
+    Terminal().print(f"labels [bold]{escape(where)}[/]", **_LINE)
 
 
 @app.command()

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from ..errors import ConfigError, ShardError
 from ..shards.compression import compression_level
 from ..shards.hashing import digest
+from ..shards.tokenise import TOKENS
 
 TARGETS = ("mds", "parquet")
-TOKENS = "tokens"  # what a tokenised text becomes
 MAX_SIZE_LIMIT = 1 << 31
 
 
@@ -35,7 +35,9 @@ class ConvertConfig:
     size_limit: int = 1 << 26
     """Uncompressed bytes of a shard of MDS, or of a file of Parquet."""
     tokenizer: str | None = None
-    """A tokenizer.json, or what else `tokenizers` opens: the text column becomes `tokens`."""
+    """Path or URL of a tokenizer.json: the text column becomes a column `tokens`."""
+    eod: str | None = None
+    """The token that ends every document; None for none."""
     text_column: str = "text"
     """The column that is tokenised."""
     drop_empty: bool = False
@@ -64,6 +66,8 @@ class ConvertConfig:
         for name, (low, high) in bounds.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise ConfigError(f"{name}={value}: must lie in [{low}, {high}]")
+        if self.eod is not None and self.tokenizer is None:
+            raise ConfigError(f"eod={self.eod!r} ends tokenised documents; name a tokenizer too")
         if self.columns == ():
             raise ConfigError("columns is empty; name at least one")
         names = [text.partition(":")[0] for text in self.columns or ()]

@@ -26,12 +26,17 @@ def encoded_cells(shard: Shard, column: str) -> Sequence[Cell]:
     """
     if isinstance(shard, MDSShard):
         return shard.cells(column)
-    table, encoding = shard.elements(column), shard.encoding(column)
+    table = shard.elements(column)
     lengths = table.lengths.astype(np.int64)
     rows = np.arange(lengths.size, dtype=np.int32)
     starts = np.zeros(rows.size, np.int64)
     values = np.empty(int(lengths.sum()), table.dtype)
     gather([shard], column, np.zeros_like(rows), rows, starts, lengths, values)
+    return flat_cells(values, lengths, shard.encoding(column))
+
+
+def flat_cells(values: np.ndarray, lengths: np.ndarray, encoding: str) -> Sequence[Cell]:
+    """Return the cells of values that lie end to end, `lengths` (int64 [n]) of them a sample."""
     data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     ends = np.cumsum(lengths * values.itemsize)
     cells = [data[a:b] for a, b in zip([0, *ends.tolist()], ends.tolist(), strict=False)]

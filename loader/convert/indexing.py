@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from ..corpus import LabelPlan, Stream, open_corpus, write_labels
+from ..corpus.sidecar import LABELS_NAME
 from ..errors import ConfigError, ShardError
 from ..shards import ShardIndex, find_shards
 from ..shards.index_table import TABLE_NAME, write_index
 from ..shards.jsonl_index import INDEX_NAME as LINES_NAME
 from ..shards.jsonl_index import index_jsonl
+from ..shards.tokenise import TOKENS
 from ..storage import Store, open_store
 
 
@@ -68,6 +72,46 @@ def index_corpus(
         return _indexed(store, TABLE_NAME, shards)
     finally:
         store.close()
+
+
+def store_labels(
+    url: str,
+    columns: Sequence[str],
+    format_name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    store_options: Mapping[str, str] | None = None,
+    progress: Callable[[str, int, int | None, str], None] | None = None,
+) -> str:
+    """Write labels.parquet beside a corpus: of every sample its length, its hash and its labels.
+
+    Args:
+        url: A corpus.
+        columns: Scalar columns of its shards that hold labels.
+        format_name: As for `index_corpus`, like `options` and `store_options`.
+        options: What the format needs to be told.
+        store_options: As for `open_store`.
+        progress: Called as progress(stage, done, total, detail), counting shards.
+
+    Returns:
+        The URL of the file.
+
+    Raises:
+        ConfigError: A column holds no labels.
+        StorageError: A shard cannot be read, or the file not be written.
+        ShardError: A shard is malformed.
+    """
+    opened = open_corpus([Stream(url, format=format_name, options=options)], store_options)
+    with closing(opened) as corpus:
+        names = corpus.shards[0].column_names
+        plan = LabelPlan(columns=tuple(columns), token_column=TOKENS if TOKENS in names else None)
+
+        def count(done: int, total: int) -> None:
+            if progress is not None:
+                progress("labels", done, total, "")
+
+        write_labels(corpus, plan, progress=count)
+        return f"{corpus.stores.get(0).url}/{LABELS_NAME}"
 
 
 def _holds_lines(store: Store, options: Mapping[str, Any] | None) -> bool:

@@ -55,16 +55,13 @@ class Plan:
         return f"{part:0{max(5, len(str(self.num_parts - 1)))}}"
 
 
-def make_plan(
-    index: ShardIndex, recipe: Recipe, config: ConvertConfig, tokenizer: str | None
-) -> Plan:
+def make_plan(index: ShardIndex, recipe: Recipe, config: ConvertConfig) -> Plan:
     """Cut the source into parts.
 
     Args:
         index: The shards of the source.
         recipe: What is done to each.
         config: The settings.
-        tokenizer: The digest of the tokenizer, if there is one.
     """
     bounds = _bounds(index.raw_bytes, config.size_limit)
     first = np.concatenate((np.zeros(1, np.int64), np.cumsum(index.samples)))
@@ -72,8 +69,8 @@ def make_plan(
         "source": index.digest,
         "samples": int(first[-1]),
         "columns": recipe.columns,
-        "tokenizer": tokenizer,
-        "text_column": recipe.text_column,
+        "tokenizer": None if recipe.tokeniser is None else recipe.tokeniser.digest,
+        "text_column": recipe.text_column or None,
         "drop_empty": config.drop_empty,
         "to": config.to,
         "compression": config.compression,

@@ -6,16 +6,18 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..errors import ConfigError, ShardError
 from ..shards import Shard, ShardIndex
 from ..shards.encodings import make_encoder
 from ..shards.parquet_writer import parquet_columns
+from ..shards.tokenise import TOKENS, Tokeniser
 from ..shards.writer import Cell
-from .config import TOKENS, ConvertConfig
-from .content import empty_rows, encoded_cells
+from .config import ConvertConfig
+from .content import empty_rows, encoded_cells, flat_cells
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,6 @@ class Samples:
     """Samples on their way: encoded cells of each column, and how many were left out."""
 
     cells: Mapping[str, Sequence[Cell]]
-    num: int
     num_dropped: int
 
 
@@ -35,11 +36,13 @@ class Recipe:
     """Columns that are read, with their encodings."""
     columns: dict[str, str]
     """Columns that are written, with their encodings."""
-    text_column: str | None = None
-    tokeniser: Any = field(default=None, repr=False)
-    drop_empty: bool = False
-    keeps_empty: bool = False
+    drop_empty: bool
+    """Whether samples with an empty array are left out."""
+    keeps_empty: bool
     """Whether the target can hold empty arrays."""
+    text_column: str = ""
+    """The column that becomes tokens, if there is a tokeniser."""
+    tokeniser: Tokeniser | None = None
 
     def apply(self, shard: Shard) -> Samples:
         """Return the samples of a shard as they are to be written.
@@ -54,13 +57,13 @@ class Recipe:
                     f"{shard.where}: column {name!r} is {shard.encoding(name)}, in other shards "
                     f"{encoding}; write the corpus with one encoding, or leave the column out"
                 )
-        cells = {name: encoded_cells(shard, name) for name in self.columns if name in self.read}
+        copied = (name for name in self.columns if name != TOKENS or self.tokeniser is None)
+        cells = {name: encoded_cells(shard, name) for name in copied}
         if self.tokeniser is not None:
-            cells[TOKENS] = self._tokenise(shard)
+            tokens = self.tokeniser.encode_column(shard, self.text_column)
+            encoding = self.columns[TOKENS]
+            cells[TOKENS] = flat_cells(tokens.values, np.diff(tokens.offsets), encoding)
         return self._without_empty(shard, cells)
-
-    def _tokenise(self, shard: Shard) -> list[Cell]:
-        raise NotImplementedError
 
     def _without_empty(self, shard: Shard, cells: dict[str, Sequence[Cell]]) -> Samples:
         empty = {name: empty_rows(text, cells[name]) for name, text in self.columns.items()}
@@ -73,10 +76,10 @@ class Recipe:
                     "holds no empty arrays; leave such samples out with --drop-empty, or write "
                     "Parquet"
                 )
-            return Samples(cells, shard.num_samples, 0)
+            return Samples(cells, 0)
         is_kept = [row not in rows for row in range(shard.num_samples)]
         kept = {name: list(itertools.compress(part, is_kept)) for name, part in cells.items()}
-        return Samples(kept, shard.num_samples - len(rows), len(rows))
+        return Samples(kept, len(rows))
 
 
 def make_recipe(where: str, index: ShardIndex, config: ConvertConfig) -> Recipe:
@@ -94,12 +97,16 @@ def make_recipe(where: str, index: ShardIndex, config: ConvertConfig) -> Recipe:
     columns = {name: held[name] for name in _copied(where, held, config)}
     read = dict(columns)
     _check_target(columns, config.to)
-    return Recipe(
-        read=read,
-        columns=columns,
-        drop_empty=config.drop_empty,
-        keeps_empty=config.to == "parquet",
-    )
+    recipe = Recipe(read, columns, config.drop_empty, config.to == "parquet")
+    if config.tokenizer is None:
+        return recipe
+    if held[config.text_column] != "str":
+        kind = held[config.text_column]
+        raise ConfigError(f"{where}: column {config.text_column!r} is {kind}; only str is text")
+    tokeniser = Tokeniser.load(config.tokenizer, eod=config.eod)
+    columns[TOKENS] = f"ndarray:{tokeniser.dtype.name}"
+    read[config.text_column] = held[config.text_column]
+    return replace(recipe, text_column=config.text_column, tokeniser=tokeniser)
 
 
 def _copied(where: str, held: Mapping[str, str], config: ConvertConfig) -> list[str]:

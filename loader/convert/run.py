@@ -104,8 +104,7 @@ class _Conversion:
         self._progress = progress
         self._shards = _find(source, config)
         self._recipe: Recipe = make_recipe(source.url, self._shards, config)
-        tokenizer = None
-        self._plan: Plan = make_plan(self._shards, self._recipe, config, tokenizer)
+        self._plan: Plan = make_plan(self._shards, self._recipe, config)
         self._target = Destination(target, self._plan)
 
     def run(self) -> Converted:

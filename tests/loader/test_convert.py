@@ -678,6 +678,89 @@ def test_nothing_to_index_is_refused(tmp_path):
         index_corpus(write_mds(tmp_path / "c", samples(3)), "jsonl")
 
 
+# ---- text to tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A tokenizer.json of whole words; returns its path and the ids of a text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[UNK]", "<|end|>", "line", *map(str, range(300)), "\u00e9"]
+    model = tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]")
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(path))
+    return str(path), lambda text: [words.index(word) for word in text.split()]
+
+
+@pytest.mark.parametrize("to", ["mds", "parquet"])
+def test_text_becomes_tokens(tmp_path, tokenizer, to):
+    path, ids = tokenizer
+    url = write_lines(tmp_path / "s")
+    index_corpus(url)
+    settings = {"to": to, "tokenizer": path, "eod": "<|end|>"}
+    done = convert(url, str(tmp_path / "d"), config(**settings))
+    assert done.is_verified
+    [kind] = {i.column_names for i in find_shards(open_store(str(tmp_path / "d")), None, to)}
+    assert kind == ("tokens",)
+    expected = [{"tokens": np.array([*ids(row["text"]), 1], np.uint16)} for row in LINES]
+    assert_same(read_all(tmp_path / "d", ("tokens",), to), expected, ("tokens",))
+    settings["columns"] = ("n:int64", "text", "tokens")
+    convert(url, str(tmp_path / "e"), config(**settings))
+    found = read_all(tmp_path / "e", ("n", "text", "tokens"), to)
+    assert_same(found, [{**a, **b} for a, b in zip(LINES, expected, strict=True)], ("tokens",))
+    assert [(row["n"], row["text"]) for row in found] == [(r["n"], r["text"]) for r in LINES]
+
+
+def test_tokens_of_mds_keep_the_other_columns_and_the_text_column_is_named(
+    corpus, tmp_path, tokenizer
+):
+    columns = ("id", "tokens")
+    settings = {"tokenizer": tokenizer[0], "text_column": "id", "columns": columns}
+    convert(corpus[0], str(tmp_path / "d"), config(**settings))
+    found = read_all(tmp_path / "d", columns)
+    assert [row["id"] for row in found] == [row["id"] for row in corpus[1]]
+    ids = tokenizer[1]
+    assert found[7]["tokens"].tolist() == [0, ids("\u00e9")[0], ids("7")[0]]
+
+
+def test_empty_texts_have_no_tokens(tmp_path, tokenizer):
+    url = write_lines(tmp_path / "s", [{"text": "line 1"}, {"text": " "}, {"text": "line 2"}])
+    index_corpus(url)
+    with pytest.raises(ShardError, match="sample 1: column 'tokens' is empty"):
+        convert(url, str(tmp_path / "d"), config(tokenizer=tokenizer[0]))
+    done = convert(url, str(tmp_path / "e"), config(tokenizer=tokenizer[0], drop_empty=True))
+    assert (done.samples, done.dropped) == (2, 1)
+
+
+def test_what_does_not_fit_a_tokenizer_is_refused(corpus, tmp_path, tokenizer):
+    path = tokenizer[0]
+    (tmp_path / "bad.json").write_text('{"model": 3}')
+    for settings, message in [
+        ({"tokenizer": path}, "has no column 'text'"),
+        ({"tokenizer": path, "text_column": "n", "columns": ("id",)},
+         "column 'n' is int; only str is text"),
+        ({"tokenizer": path, "text_column": "id"}, "has tokens already; name the columns to keep"),
+        ({"tokenizer": str(tmp_path / "bad.json"), "text_column": "id", "columns": ("n",)},
+         "bad.json is no tokenizer.json"),
+        ({"tokenizer": path, "text_column": "id", "columns": ("n",), "eod": "<eos>"},
+         "the tokenizer has no token '<eos>'"),
+    ]:  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            convert(corpus[0], str(tmp_path / "d"), config(**settings))
+    with pytest.raises(ConfigError, match="name a tokenizer too"):
+        config(eod="<|end|>")
+
+
+def test_another_tokenizer_is_another_plan(corpus, tmp_path, tokenizer):
+    settings = {"tokenizer": tokenizer[0], "text_column": "id", "columns": ("n",)}
+    with pytest.raises(Stopped):
+        convert(corpus[0], str(tmp_path / "d"), config(**settings), stop_after(100))
+    with pytest.raises(ConfigError, match=r"\(tokenizer '\w+' -> '\w+'\)"):
+        convert(corpus[0], str(tmp_path / "d"), config(**settings, eod="<|end|>"))
+
+
 # ---- the command line
 
 
@@ -736,4 +819,19 @@ def test_the_index_command(tmp_path, moot):
     code, out, _ = moot("index", url)
     assert (code, "300 samples in 1 shards of jsonl" in out) == (0, True)
     code, _, err = moot("index", tmp_path / "nowhere")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_the_index_command_stores_labels(tmp_path, moot):
+    rows = [{"tokens": np.arange(1 + i % 7, dtype=np.uint16), "q": i % 3} for i in range(200)]
+    url = write_mds(tmp_path / "c", rows, {"tokens": "ndarray:uint16", "q": "uint8"})
+    code, out, _ = moot("index", url, "--labels", "q")
+    assert (code, "labels.parquet" in out) == (0, True)
+    table = pq.read_table(tmp_path / "c/labels.parquet")
+    assert table["q"].to_pylist() == [row["q"] for row in rows]
+    assert table["length"].to_pylist() == [row["tokens"].size for row in rows]
+    code, out, _ = moot("index", url, "--labels", "none")
+    assert code == 0
+    assert "q" not in pq.read_table(tmp_path / "c/labels.parquet").column_names
+    code, _, err = moot("index", url, "--labels", "p")
     assert (code, err.count("\n")) == (1, 1)

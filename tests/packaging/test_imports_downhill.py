@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "storage": {"errors"},
     "shards": {"errors", "storage"},
-    "convert": {"errors", "storage", "shards"},
+    "convert": {"errors", "storage", "shards", "corpus"},
     "corpus": {"errors", "storage", "shards"},
     "order": {"errors"},
     "prefetch": {"errors", "storage", "shards", "corpus", "order"},

@@ -69,9 +69,9 @@ COMMANDS = {
     "corpus text": "PATHS --out --text-column --source-column --id-column --reference --heldout "
     "--size --seed --degraded-share --vocab-size --keep-text --no-keep-text --force",
     "convert": "SOURCE TARGET --to --format --compression --hashes --size-limit --workers "
-    "--columns --tokenizer --text-column --files --dtype --sample-tokens --drop-empty --verify "
-    "--no-verify --force",
-    "index": "URL --format --columns --files --dtype --sample-tokens",
+    "--columns --tokenizer --text-column --eod --files --dtype --sample-tokens --drop-empty "
+    "--verify --no-verify --force",
+    "index": "URL --format --columns --files --dtype --sample-tokens --labels",
     "fit": "CORPUS --seed --num-topics --force",
     "doctor": "URL --option",
     "inspect": "URL",
