@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ..errors import MootError
 from .counters import Counters
-from .faults import Fault, classify, to_error
+from .faults import OF_THE_WORLD, Fault, classify, to_error
 from .limiter import Limiter
 
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ class Attempts:
             except MootError:
                 self._counters.add("errors")
                 raise
-            except Exception as error:
+            except OF_THE_WORLD as error:
                 num_failed += 1
                 self._wait_or_raise(errand, error, num_failed)
 

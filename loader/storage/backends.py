@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,7 +64,6 @@ class Backend:
     limits: Limits = field(default_factory=Limits)
     folder: Path | None = None
     _opened: Client | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def opened(self, *, create: bool = False) -> Client:
         """Return the client and what is known of it, the folder made first if `create`.
@@ -76,10 +74,10 @@ class Backend:
         """
         if self.scheme not in ("http", "https"):
             check_process(self.url)
-        with self._lock:
-            if self._opened is None:
-                self._opened = self._open(create)
-            return self._opened
+        # No lock, which a fork could copy while it is held: of two clients the later one stays.
+        opened = self._opened or self._open(create)
+        self._opened = opened
+        return opened
 
     def client(self, *, create: bool = False) -> Any:
         """Return the obstore client."""

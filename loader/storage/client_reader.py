@@ -41,7 +41,7 @@ class ClientReader:
             return result.bytes(), int(result.meta["size"])
 
         try:
-            body, size = self._racer.apart(fetch, target.size, until)
+            body, size = self._racer.apart(fetch, target.size if exact else 0, until)
         except Exception as error:
             if not is_out_of_range(error):
                 raise

@@ -211,7 +211,7 @@ def _client_options(
     if is_plain and not is_allowed:
         raise ConfigError(f"{url}: endpoint {endpoint} is plain HTTP, and allow_http is false")
     # For a whole request, since older clients know no timeout for silence.
-    timeout_s = max(limits.timeout_s, limits.range_timeout_s / 3)
+    timeout_s = min(max(limits.timeout_s, limits.range_timeout_s / 3), limits.deadline_s)
     return {
         "allow_http": is_allowed,
         "timeout": timedelta(seconds=timeout_s),

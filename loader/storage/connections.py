@@ -100,7 +100,7 @@ class Connections:
     def close(self) -> None:
         """Close what is idle; what is in use is closed when its request ends."""
         self._is_closed = True
-        for idle in self._idle.values():
+        for idle in list(self._idle.values()):
             while idle:
                 idle.pop()[0].close()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from obstore import exceptions
 
@@ -76,9 +77,11 @@ _FINAL_ERRORS = (
     exceptions.InvalidPathError,
     exceptions.NotSupportedError,
     exceptions.UnknownConfigurationKeyError,
-    IsADirectoryError,
-    NotADirectoryError,
 )
+
+
+# What the world does; everything else is a mistake of ours and is never tried again.
+OF_THE_WORLD = (OSError, HTTPException, StatusError, exceptions.BaseError, ValueError)
 
 
 def classify(error: Exception) -> Fault:
@@ -90,7 +93,7 @@ def classify(error: Exception) -> Fault:
         return Fault(what, "name the authority's file in SSL_CERT_FILE", "final")
     if isinstance(error, exceptions.BaseError):
         return _of_client(error, str(error))
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return _of_status(404, _server_code(str(error)), {})
     if isinstance(error, PermissionError):
         return Fault("permission denied", "check the rights of file and folder", "forbidden")

@@ -89,7 +89,7 @@ class HttpReader:
                 total = _total(error.headers.get("Content-Range"))
                 raise PastEndError(self.head(path, until) if total is None else total) from error
 
-        return self._racer.in_place(once, target, until)
+        return self._racer.in_place(once, target, target.size if exact else 0, until)
 
     def _exchange(
         self,

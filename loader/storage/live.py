@@ -80,6 +80,7 @@ class Live:
         """Join the threads, close the connections."""
         with self._lock:
             pool, self._pool = self._pool, None
+        self._racer.cut_all()
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
         self._racer.close()

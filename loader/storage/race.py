@@ -45,21 +45,26 @@ class Racer:
         self._counters = counters
         self._watch = Watch()
         self._lock = threading.Lock()
+        self._lines: set[Line] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._is_closed = False
 
-    def in_place(self, read: Read[Result], target: np.ndarray, until: float) -> Result:
+    def in_place(
+        self, read: Read[Result], target: np.ndarray, num_bytes: int, until: float
+    ) -> Result:
         """Return `read(target, line)`, or what a second read found, copied into `target`.
 
         Args:
             read: Fills a buffer over a connection that it attaches to the line.
             target: uint8 [n]; written only before this returns.
+            num_bytes: By which lateness is judged; 0 for reads of unknown length.
             until: Then the line is cut, on the clock of `time.monotonic`.
         """
         began, line = time.monotonic(), Line()
         second = _Second(read, target.size, line)
+        self._lines.add(line)
         timers = [self._watch.at(until, lambda: line.cut(_LATE))]
-        delay_s = self._hedging.delay_s(target.size) if self._hedging else None
+        delay_s = self._hedging.delay_s(num_bytes) if self._hedging else None
         if delay_s is not None:
             timers.append(self._watch.at(began + delay_s, lambda: self._start(second)))
         try:
@@ -68,7 +73,8 @@ class Racer:
             for timer in timers:
                 self._watch.cancel(timer)
             second.end()
-        self._observe(target.size, began)
+            self._lines.discard(line)
+        self._observe(num_bytes, began)
         return result
 
     def apart(self, fetch: Callable[[], Result], num_bytes: int, until: float) -> Result:
@@ -91,8 +97,14 @@ class Racer:
         self._observe(num_bytes, began)
         return result
 
+    def cut_all(self) -> None:
+        """End the reads under way, as far as they can be interrupted."""
+        for line in list(self._lines):
+            line.cut("the store was closed")
+
     def close(self) -> None:
         """End the threads and wait for them."""
+        self.cut_all()
         self._watch.close()
         with self._lock:
             self._is_closed = True

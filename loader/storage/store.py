@@ -120,8 +120,11 @@ class Store:
         Raises:
             ShortObjectError: The object ends inside the range.
             StorageError: The request failed; the contents of `buffer` are undefined.
+            ValueError: `start` is negative, or `buffer` is read-only.
         """
         target = np.frombuffer(buffer, np.uint8)
+        if not target.flags.writeable:
+            raise ValueError("a range is read into a writable buffer; this one is read-only")
         if start < 0:
             raise ValueError(f"a range starts at byte 0 or later, not at {start}")
         return self._fill_all(name, start, target, _Sizes()) if target.size else self.head(name)

@@ -138,6 +138,20 @@ def test_range_past_the_end_tells_the_size(store, start, length):
     assert caught.value.size_bytes == 10
 
 
+def test_folder_is_no_object(store):
+    store.put("a/b", b"1")
+    assert not store.exists("a")
+    assert not store.exists("a/b/c")
+    with pytest.raises(MissingObjectError):
+        store.get("a")
+
+
+def test_read_only_buffer_is_refused(store):
+    store.put("x", b"1")
+    with pytest.raises(ValueError, match="writable"):
+        store.get_range_into("x", 0, b"1")
+
+
 def test_objects_are_deleted(store):
     store.put("x", b"1")
     store.delete("x")

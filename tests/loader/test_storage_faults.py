@@ -14,13 +14,14 @@ from moot.loader.errors import StorageError
 from moot.loader.storage import ForbiddenError, MissingObjectError, ShortObjectError, open_store
 from moot.loader.storage import attempts as attempts_module
 from moot.loader.storage import urls as urls_module
+from moot.loader.storage.hedging import MIN_OBSERVED
 from moot.loader.storage.store import RANGE_BYTES
 from servers import Answer, FaultServer, Reset, Serve, Short, Stall, Trickle
 
 DATA = np.random.default_rng(0).integers(0, 256, 200_000, np.uint8)
 BIG = np.random.default_rng(1).integers(0, 256, 2 * RANGE_BYTES + 12345, np.uint8)
 STARTS = (0, BIG.size // 3, BIG.size * 2 // 3)  # of the ranges in which BIG is read
-QUICK = {"timeout_s": "0.5", "attempts": "5"}
+QUICK = {"timeout_s": "1", "attempts": "5"}
 SLOW_DOWN = Answer(503, body=b"<Error><Code>SlowDown</Code></Error>")
 
 
@@ -74,8 +75,8 @@ def read(store, name="x", start=0, stop=DATA.size):
         ([Reset(70_000)], {}),
         ([Short(0), Short(1)], {}),
         ([Short(199_999), None], {}),
-        ([Stall(1.5)], {"timeouts": 1}),
-        ([Stall(1.5, after=70_000)], {"timeouts": 1}),
+        ([Stall(3.0)], {"timeouts": 1}),
+        ([Stall(3.0, after=70_000)], {"timeouts": 1}),
         ([SLOW_DOWN, Reset(70_000), Short(3), Answer(500)], {"throttled": 1}),
     ],
 )
@@ -297,6 +298,25 @@ def test_close_ends_a_wait(server, opened):
     assert "was closed" in errors[0]
 
 
+def test_close_ends_a_read_under_way(server, opened):
+    server.plan(Stall(30.0, after=70_000), path="/x")
+    store, errors = opened(timeout_s="30"), []
+
+    def use():
+        with pytest.raises(StorageError) as caught:
+            read(store)
+        errors.append(str(caught.value))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    while not server.log:
+        time.sleep(0.01)
+    store.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "was closed" in errors[0]
+
+
 def test_throttling_halves_what_is_sent_at_a_time(server, opened):
     store = opened()
     limiter = store._shared.live().endpoint.limiter
@@ -328,8 +348,9 @@ def test_few_places_serve_many_threads(server, opened):
     assert store.counters()["wait_s"] > 0
 
 
-def warm(store, num=25):
-    for _ in range(num):
+def warm(store):
+    """Read until second reads are allowed, and not once more: a slow one would get one."""
+    for _ in range(MIN_OBSERVED):
         read(store)
 
 
@@ -363,7 +384,7 @@ def test_first_read_wins_against_a_stalled_second(server, opened):
 def test_second_read_stands_in_for_a_failed_first(server, opened):
     store = opened(timeout_s="30")
     warm(store)
-    server.plan(Reset(70_000, wait_s=0.3), Stall(0.6), path="/x")
+    server.plan(Reset(70_000, wait_s=0.8), Stall(1.2), path="/x")
     assert np.array_equal(read(store), DATA)
     counters = store.counters()
     assert (counters["hedged"], counters["hedges_won"], counters["retries"]) == (1, 1, 0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Storage against foreign servers, over TLS, behind proxies and redirects; whose keys are used."""
 
+import json
 import os
 
 import numpy as np
@@ -194,6 +195,18 @@ def test_keys_come_from_the_first_of_the_chain(folder, tmp_path, monkeypatch):
         # A token found in the environment belongs to other keys.
         found = ("of-the-options", None, "access key of-t...ions from the options")
         assert signer(server, given) == found
+
+
+def test_profile_with_a_process_is_read_through_boto3(folder, tmp_path):
+    answer = {"Version": 1, "AccessKeyId": "of-a-process", "SecretAccessKey": SECRET}
+    (tmp_path / "answer.json").write_text(json.dumps(answer))
+    (tmp_path / "config").write_text(
+        f"[profile made]\ncredential_process = cat {tmp_path}/answer.json\nregion = eu-west-3\n"
+    )
+    with FaultServer(folder) as server:
+        key, token, identity = signer(server, {"profile": "made"})
+        assert (key, token, identity) == ("of-a-process", None, "profile 'made' through boto3")
+        assert "eu-west-3" in server.log[-1].query
 
 
 @pytest.mark.parametrize(
