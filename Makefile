@@ -2,6 +2,7 @@
 #   TORCH='torch==2.13.0'   which build of torch; pip resolves it together with everything else
 #   PYTHON=python3.12       which Python makes the environment      VENV=.venv   where it lies
 #   SEED=1                  another demo
+#   QUICK=1                 a benchmark of four minutes      BENCH='--part cold --only ours,memmap'
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -45,12 +46,12 @@ if not any(shutil.which(name) for name in compilers):
 endef
 export REQUIRE
 
-.PHONY: help demo test build lint types unit wheel-test stubs setup-demo setup-test clean FORCE
+.PHONY: help demo test bench build lint types unit wheel-test stubs setup-demo setup-test setup-bench clean FORCE
 .NOTPARALLEL:
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: demo, test (= lint types wheel-test unit), build, stubs, clean'
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@echo 'Targets: demo, test (= lint types wheel-test unit), bench, build, stubs, clean'
 
 demo:
 	+@$(LOCKED) setup-demo
@@ -64,6 +65,10 @@ test:
 	@$(MAKE) --no-print-directory wheel-test
 	@$(MAKE) --no-print-directory unit
 
+bench:
+	+@$(LOCKED) setup-bench
+	$(BIN)/python benchmarks/bench_stream.py --torch '$(TORCH)' $(if $(QUICK),--quick) $(BENCH)
+
 build:
 	+@$(LOCKED) $(DONE)/native
 
@@ -71,6 +76,7 @@ build:
 
 setup-demo: $(DONE)/demo $(DONE)/native
 setup-test: $(DONE)/test $(DONE)/native
+setup-bench: $(DONE)/bench $(DONE)/native
 
 $(DONE)/venv:
 	@$(PYTHON) -c "$$REQUIRE"
@@ -83,7 +89,8 @@ $(DONE)/venv:
 # against torchvision (wanted by mosaicml-streaming), which else brings in the newest build.
 $(DONE)/demo: EXTRAS := train,report,label
 $(DONE)/test: EXTRAS := train,report,label,mosaic,test
-$(DONE)/demo $(DONE)/test: pyproject.toml $(DONE)/torch | $(DONE)/venv
+$(DONE)/bench: EXTRAS := train,report,label,bench
+$(DONE)/demo $(DONE)/test $(DONE)/bench: pyproject.toml $(DONE)/torch | $(DONE)/venv
 	@echo "[2/3] packages: $(TORCH), moot[$(EXTRAS)] (some minutes the first time)"
 	@$(PIP) '$(TORCH)' -e '.[$(EXTRAS)]' $(WATCH)
 	@touch $@ $(DONE)/demo $(DONE)/native

@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,13 @@ FORMS = ("bin", "mds", "litdata-zstd", "litdata-raw", "tar", "parquet")
 FULL_ROWS, SMALL_ROWS = 392_704, 73_728  # multiples of 128; 1.61 and 0.30 GB of tokens
 STOPS = (0.1, 0.5, 0.9)
 MANY = (100_000, 1_000_000)
-MANY_FORMS = {"ours": "mds", "mosaic-tuned": "mds", "litdata-zstd": "litdata-zstd"}
+MANY_FORMS = {
+    "ours": "mds",
+    "ours-table": "table",
+    "mosaic-tuned": "mds",
+    "litdata-zstd": "litdata-zstd",
+}
+_ELSEWHERE = ("litdata-mds", "ours-disk", "ours-table")  # each has its own place
 OLD_LOCK = [str(environment.FILELOCK)]
 
 
@@ -57,6 +64,7 @@ RIVALS = {
     "ours": Rival("moot"),
     "ours-http": Rival("moot", {"scheme": "http"}),
     "ours-disk": Rival("moot", {"keep": True}),
+    "ours-table": Rival("moot", {"form": "table"}),
     "mosaic-default": Rival("mosaic"),
     "mosaic-tuned": Rival("mosaic", _TUNED, _WORKERS, tuple(OLD_LOCK)),
     "litdata-zstd": Rival("litdata", {"form": "litdata-zstd"}, _WORKERS),
@@ -68,7 +76,15 @@ RIVALS = {
     "memmap": Rival("memmap", can_resume=False),
 }
 _LOCAL = ("memmap",)  # no network: the conditions do not change it
-_QUICK = ("ours", "mosaic-tuned", "litdata-zstd", "webdataset", "huggingface", "memmap")
+_QUICK = (
+    "ours",
+    "ours-table",
+    "mosaic-tuned",
+    "litdata-zstd",
+    "webdataset",
+    "huggingface",
+    "memmap",
+)
 
 
 @dataclass(frozen=True)
@@ -202,11 +218,12 @@ class Bench:
         """Trials, whole passes, the floor, and the first pass with empty caches."""
         self.corpus("tokens-small")
         self.corpus(self.tokens)
-        rivals = self.wanted(without=("litdata-mds", "ours-disk"))
+        rivals = self.wanted(without=_ELSEWHERE)
         for repeat in range(self.args.n):
             self.result(Run("cold", "floor", "floor", corpus=self.tokens, repeat=repeat))
         whole = {"kill_s": 300}
-        for rival in self.wanted() if not self.args.quick else ["ours", "memmap"]:
+        checked = ("ours", "memmap") if self.args.quick else self.wanted(without=("ours-table",))
+        for rival in checked:
             self.result(Run("cold", "verify", rival, corpus=self.tokens, hidden=whole))
         self.interleaved("cold", self.args.n, rivals, corpus=self.tokens)
 
@@ -214,10 +231,10 @@ class Bench:
         """Filled caches, latency, TLS."""
         self.corpus(self.tokens)
         num = min(self.args.n, 3)
-        rivals = self.wanted(without=("litdata-mds",))
+        rivals = self.wanted(without=("litdata-mds", "ours-table"))
         for rival in rivals if not self.args.quick else ["ours"]:
             self.warm(rival, num)
-        rivals = self.wanted(without=("litdata-mds", "ours-disk", *_LOCAL))
+        rivals = self.wanted(without=(*_ELSEWHERE, *_LOCAL))
         if self.args.quick:
             rivals = [name for name in rivals if name in ("ours", "litdata-zstd")]
         for condition in ("slow", "tls"):
@@ -249,7 +266,7 @@ class Bench:
         self.corpus("tokens-small")
         self.corpus("documents-small")
         self.corpus(documents)
-        rivals = self.wanted(without=("ours-disk", "ours-http", "litdata-mds"))
+        rivals = self.wanted(without=(*_ELSEWHERE, "ours-http"))
         checked = [*rivals, *self.wanted(without=set(RIVALS) - {"litdata-mds"})]
         for rival in checked if not self.args.quick else ["ours"]:
             patient = {"kill_s": 120}
@@ -292,7 +309,7 @@ class Bench:
         """Open corpora of very many shards."""
         for num in MANY[:1] if self.args.quick else MANY:
             for rival, form in MANY_FORMS.items():
-                if rival not in self.wanted() or (self.args.quick and rival != "ours"):
+                if rival not in self.wanted() or (self.args.quick and rival[:4] != "ours"):
                     continue
                 patient = {"kill_s": 180}
                 run = Run("behaviour", "open", rival, corpus=f"many/{num}", hidden=patient)
@@ -316,12 +333,27 @@ class Bench:
             return
         print(f"bench: writing {name} as {form}", flush=True)
         shutil.rmtree(stored / form, ignore_errors=True)
+        if form == "table":
+            self.write_table(name)
+            return
         ask = {"folder": str(stored), "kind": kind, "rows": rows, "form": form}
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
         made = self._child(self.peers, "stream.corpora", ask, folder, 900, {})
         if "error" in made:
             raise SystemExit(f"bench: cannot write {name} as {form}: {made['error']}")
         mark.write_text(str(rows))
+
+    def write_table(self, name):
+        """Write our own index beside a link to index.json, of which it is made."""
+        stored = SERVED / "bench" / name
+        (stored / "table").mkdir(exist_ok=True)
+        (stored / "table/index.json").unlink(missing_ok=True)
+        os.link(stored / "mds/index.json", stored / "table/index.json")
+        one = stored.parent / "one.table"
+        one.unlink(missing_ok=True)
+        os.link(stored.parent / "one.mds", one)
+        moot = Path(sys.executable).with_name("moot")
+        subprocess.run([moot, "index", stored / "table"], check=True, stdout=subprocess.DEVNULL)
 
 
 def main():

@@ -3,7 +3,8 @@
 
 Samples of one length: a 64-bit fingerprint of each row, and the sum of them over a pass, which no
 order changes. Documents: their number stands behind MARK at their head; every document that lies
-whole inside a row is compared by fingerprint with the corpus's.
+whole inside a row is compared by fingerprint with the corpus's. A head that is cut by the end of a
+row is counted, and as many documents may then be unseen, but no more.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ class Seen:
         self._rows = 0
         self._sum = np.uint64(0)
         self._times = np.zeros(len(self._samples), np.int64)
-        self._whole = self._wrong = 0
+        self._whole = self._wrong = self._cut = 0
         if self._is_packed:
             self._expected = _segment_prints(self._samples.tokens, self._samples.starts)
 
@@ -44,14 +45,20 @@ class Seen:
             return
         for row in batch:
             heads = np.flatnonzero(row[:-2] == MARK)
+            self._cut += int((row[-2:] == MARK).any())
             ids = row[heads + 1].astype(np.int64) * ID_BASE + row[heads + 2]
             np.add.at(self._times, ids, 1)
             got = _segment_prints(row, heads)  # the last one may go on elsewhere
             self._whole += len(got)
             self._wrong += int((got != self._expected[ids[: len(got)]]).sum())
 
-    def verdict(self):
-        """Return whether the pass was whole, and the counts that say so."""
+    def verdict(self, *, goes_on):
+        """Return whether the pass was whole, and the counts that say so.
+
+        Args:
+            goes_on: The reader has no epochs and was read a little beyond a pass, so that a few
+                documents of the next one have come.
+        """
         if not self._is_packed:
             expected = np.uint64(0)
             for first in range(0, len(self._samples), 8192):
@@ -65,11 +72,14 @@ class Seen:
                 "checksum": f"{int(self._sum):016x}",
                 "checksum_of_corpus": f"{int(expected):016x}",
             }
+        unseen, twice = int((self._times == 0).sum()), int((self._times > 1).sum())
+        is_whole = not self._wrong and unseen <= self._cut and self._times.max() <= 2
         return {
-            "is_whole": bool(not self._wrong and (self._times <= 1).all()),
-            "documents_seen": int((self._times > 0).sum()),
+            "is_whole": bool(is_whole and (goes_on or not twice)),
+            "documents_seen": len(self._samples) - unseen,
             "documents_of_corpus": len(self._samples),
-            "documents_twice": int((self._times > 1).sum()),
+            "documents_with_cut_heads": self._cut,
+            "documents_of_next_pass" if goes_on else "documents_twice": twice,
             "documents_compared": self._whole,
             "documents_wrong": self._wrong,
         }

@@ -6,14 +6,14 @@ from .reader import BATCH_ROWS, BUCKET, KEYS, SEQ_LEN, Reader
 FIELD = "tokens"
 
 
-def moot(place, *, scheme="s3", keep=False):
+def moot(place, *, scheme="s3", keep=False, form="mds"):
     """Stream the MDS corpus, from the bucket or over HTTP; `keep` caches shards on disk."""
     from moot.loader import Loader
 
     options = {"endpoint": place.endpoint, **KEYS}
     base = f"s3://{BUCKET}" if scheme == "s3" else f"{place.endpoint}/{BUCKET}"
     loader = Loader(
-        f"{base}/{place.corpus}/mds",
+        f"{base}/{place.corpus}/{form}",
         batch_rows=BATCH_ROWS,
         seq_len=SEQ_LEN,
         fields=(FIELD,),

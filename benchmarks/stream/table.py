@@ -8,6 +8,7 @@ _ABOUT = {
     "ours": "moot from s3://, default settings, every shard's xxh64 verified",
     "ours-http": "the same over http://",
     "ours-disk": "the same with `cache_dir`",
+    "ours-table": "the same with its own index, moot.index.parquet",
     "mosaic-default": "mosaicml-streaming, S3, MDS, default settings at batch 64",
     "mosaic-tuned": "predownload 4096, one np.stack a batch, fast filelock, best worker count",
     "litdata-zstd": "LitData, S3, its own format in zstd:3, allowed http, best worker count",
