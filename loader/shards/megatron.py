@@ -22,8 +22,8 @@ from ..errors import ShardError
 from ..storage import ShortObjectError, Store
 from .index import ShardIndex, ShardInfo
 from .listing import check_options, find_files
-from .shard import ArrayShard, Ask
-from .token_runs import RUN_BYTES, read_run, run_info
+from .shard import Ask
+from .token_runs import RUN_BYTES, RunShard, read_run, run_info
 
 OPTIONS = ("files",)
 _MAGIC = b"MMIDIDX\0\0"
@@ -95,7 +95,7 @@ def find(store: Store, options: Mapping[str, Any]) -> ShardIndex | None:
     return ShardIndex(info for index in indexes for info in _runs(index))
 
 
-def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
+def read(store: Store, info: ShardInfo, ask: Ask) -> RunShard:
     """Read a run of documents, or some of them; see `read_run`."""
     index = _open(store, info.basename.removesuffix(".bin"))
     where = f"{index.where}, documents from {info.part} on"

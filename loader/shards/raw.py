@@ -20,8 +20,8 @@ from ..errors import ShardError
 from ..storage import ShortObjectError, Store
 from .index import ShardIndex, ShardInfo
 from .listing import check_options, find_files, whole_number
-from .shard import ArrayShard, Ask
-from .token_runs import DTYPES, RUN_BYTES, read_run, run_info
+from .shard import Ask
+from .token_runs import DTYPES, RUN_BYTES, RunShard, read_run, run_info
 
 OPTIONS = ("files", "dtype", "sample_tokens")
 _HELD_OUT = ("val", "test", "eval", "dev")
@@ -69,7 +69,7 @@ def find(store: Store, options: Mapping[str, Any]) -> ShardIndex | None:
     return ShardIndex(info for tokens in found for info in _runs(tokens))
 
 
-def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
+def read(store: Store, info: ShardInfo, ask: Ask) -> RunShard:
     """Read a run of samples, or some of them; see `read_run`."""
     dtype = np.dtype(info.column_encodings[0].partition(":")[2])
     num_tokens, length = info.raw_bytes // dtype.itemsize, info.part

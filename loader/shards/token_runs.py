@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ShardError
 from ..storage import ShortObjectError, Store
-from .hashing import check_samples
+from .hashing import check_samples, hash_samples
 from .index import ShardInfo
 from .ranges import find_runs, read_spans, rows_of
 from .shard import ArrayShard, Ask, Flat
@@ -21,6 +21,15 @@ COLUMN = "tokens"
 RUN_BYTES = 1 << 26  # a shard is about as long
 # What integers of a token file are called, little-endian as every such writer writes them.
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+
+
+class RunShard(ArrayShard):
+    """A run of samples in memory. Made by `read_run`."""
+
+    def sample_hashes(self) -> np.ndarray:
+        """Return xxh3_64 of each sample's tokens as stored; see `Shard.sample_hashes`."""
+        flat = self._flat(COLUMN)
+        return hash_samples(flat.values.view(np.uint8), flat.offsets * flat.values.itemsize)
 
 
 def run_info(
@@ -46,7 +55,7 @@ def run_info(
     )
 
 
-def read_run(store: Store, info: ShardInfo, ask: Ask, lengths: np.ndarray) -> ArrayShard:
+def read_run(store: Store, info: ShardInfo, ask: Ask, lengths: np.ndarray) -> RunShard:
     """Read a run, or the samples of it that are wanted.
 
     Args:
@@ -83,4 +92,4 @@ def read_run(store: Store, info: ShardInfo, ask: Ask, lengths: np.ndarray) -> Ar
     values = buffer.view(dtype)
     values.flags.writeable = False
     flat = Flat(values, np.concatenate(([0], np.cumsum(counts))))
-    return ArrayShard(info, {COLUMN: flat}, where, 0 if is_verified else buffer.size)
+    return RunShard(info, {COLUMN: flat}, where, 0 if is_verified else buffer.size)

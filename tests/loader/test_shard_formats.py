@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moot.loader.errors import MootError, ShardError
 from moot.loader.shards import Ask, find_shards, gather, ranges, read_shard
-from moot.loader.shards.hashing import hash_samples
 from moot.loader.storage import open_store
 from servers import FaultServer
 from shard_formats import FORMATS, Format, documents
@@ -245,13 +244,7 @@ def test_any_rows_by_any_gap(form, tmp_path_factory, data):
 
 def hashes(store, info):
     """xxh3_64 of every sample, as a file of labels holds them."""
-    shard = read_shard(store, info, Ask(verify="none"))
-    if info.format == "mds":
-        raw = np.frombuffer(store.get(info.basename), np.uint8)
-        return hash_samples(raw, raw[4 : 8 + 4 * info.num_samples].view("<u4").astype(np.int64))
-    table = shard._columns["tokens"]
-    buffer = table.values.view(np.uint8)
-    return hash_samples(buffer, table.offsets * table.values.itemsize)
+    return read_shard(store, info, Ask(verify="none")).sample_hashes()
 
 
 @by_rows
