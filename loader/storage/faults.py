@@ -62,6 +62,7 @@ _ASK_KEYS = "check that the keys are right, and that the bucket's policy allows 
 _GIVE_KEYS = "give keys as options or in the environment (docs/storage.md names them)"
 _ASK_CLOCK = "set this machine's clock (moot doctor shows how far it is off)"
 _KEY_CODES = {
+    "AccessDenied": f"{_ASK_KEYS} (S3 says so of missing objects too, to keys that may not list)",
     "InvalidAccessKeyId": "the endpoint does not know this access key id; check both",
     "SignatureDoesNotMatch": "the secret access key does not belong to this access key id",
     "RequestTimeTooSkewed": _ASK_CLOCK,

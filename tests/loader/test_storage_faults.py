@@ -5,6 +5,7 @@ Every case runs against a server that breaks on a script, with plain URLs and wi
 """
 
 import email.utils
+import random
 import threading
 import time
 
@@ -13,6 +14,7 @@ import pytest
 from moot.loader.errors import StorageError
 from moot.loader.storage import ForbiddenError, MissingObjectError, ShortObjectError, open_store
 from moot.loader.storage import attempts as attempts_module
+from moot.loader.storage import hedging as hedging_module
 from moot.loader.storage import urls as urls_module
 from moot.loader.storage.hedging import MIN_OBSERVED
 from moot.loader.storage.store import RANGE_BYTES
@@ -112,6 +114,47 @@ def test_whole_objects_recover_too(server, opened):
     server.plan(Answer(500), method="HEAD")
     assert store.head("big") == BIG.size
     assert store.get("big") == BIG.tobytes()
+
+
+class Storm(FaultServer):
+    """A server that fails at random, one request in five."""
+
+    def note(self, handler):
+        super().note(handler)
+        draw, after = self.random.random(), self.random.randrange(50_000)
+        faults = (SLOW_DOWN, Answer(500), Reset(after), Short(after), Stall(0.1, after))
+        return faults[int(draw * 25)] if draw < 0.2 else None
+
+
+def test_no_byte_is_lost_in_a_storm(scheme, monkeypatch):
+    monkeypatch.setattr(hedging_module, "SHORTEST_DELAY_S", 0.005)
+    wrong, seeds = [], range(6)
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(50):
+            start = rng.randrange(DATA.size - 1)
+            stop = min(DATA.size, start + rng.choice((1, 1000, 60_000)))
+            if not np.array_equal(read(store, "x", start, stop), DATA[start:stop]):
+                wrong.append((start, stop))
+
+    with Storm({"bucket/p/x": DATA.tobytes()}) as server:
+        server.random = random.Random(0)
+        is_web = scheme == "http"
+        url = f"{server.url}/bucket/p" if is_web else "s3://bucket/p"
+        options = {} if is_web else server.s3_options
+        store = open_store(url, {**options, "attempts": "20", "max_concurrency": "4"})
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        counters = store.counters()
+        store.close()
+    assert wrong == []
+    assert counters["errors"] == 0
+    assert counters["requests"] == 300 + counters["retries"] + counters["hedged"]
+    assert counters["retries"] > 20
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
