@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import ShardError
-from ..shards import Ask, MDSWriter, ShardIndex, find_shards, read_shard
+from ..shards import Ask, MDSWriter, ParquetWriter, ShardIndex, find_shards, read_shard
 from ..shards.index import INDEX_NAME
-from ..shards.parquet_writer import ParquetWriter
 from ..shards.writer import Writer
 from ..storage import Store
 from .config import ConvertConfig

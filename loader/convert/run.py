@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from ..errors import ConfigError, ShardError
-from ..shards import ShardIndex, find_shards
+from ..shards import ShardIndex, find_shards, merge_index
 from ..shards.formats import FORMATS
 from ..shards.index import INDEX_NAME
-from ..shards.mds_writer import merge_index
 from ..storage import MissingObjectError, Store, open_store
 from .config import ConvertConfig
 from .destination import Destination, Part

@@ -4,7 +4,8 @@
 from .formats import find_shards, read_shard
 from .index import ShardIndex, ShardInfo
 from .index_json import read_index
-from .mds_writer import MDSWriter
+from .mds_writer import MDSWriter, merge_index
+from .parquet_writer import ParquetWriter
 from .shard import ArrayShard, Ask, Flat, Shard, gather
 
 __all__ = [
@@ -12,11 +13,13 @@ __all__ = [
     "Ask",
     "Flat",
     "MDSWriter",
+    "ParquetWriter",
     "Shard",
     "ShardIndex",
     "ShardInfo",
     "find_shards",
     "gather",
+    "merge_index",
     "read_index",
     "read_shard",
 ]

@@ -13,10 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moot.loader.errors import ShardError, StorageError
-from moot.loader.shards import find_shards, read_shard
+from moot.loader.shards import MDSWriter, ParquetWriter, find_shards, merge_index, read_shard
 from moot.loader.shards.encodings import make_encoder
-from moot.loader.shards.mds_writer import MDSWriter, merge_index
-from moot.loader.shards.parquet_writer import ParquetWriter
 from moot.loader.storage import open_store
 
 needs_mosaic = pytest.mark.skipif(
@@ -234,7 +232,7 @@ def test_parts_written_by_threads_are_one_corpus(tmp_path):
 PROCESS = """
 import sys
 import numpy as np
-from moot.loader.shards.mds_writer import MDSWriter
+from moot.loader.shards import MDSWriter
 from moot.loader.storage import open_store
 part = int(sys.argv[2])
 with MDSWriter(open_store(sys.argv[1]).child(f"{part}"), {"t": "ndarray:uint16"}) as writer:
