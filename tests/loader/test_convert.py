@@ -168,8 +168,8 @@ def test_memory_holds_a_few_shards_for_each_worker(tmp_path):
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    # Stored, decompressed, joined twice, compressed, and a copy on its way out; and the 8 MiB that a
-    # store takes for an object of unknown size, such as an index.
+    # Stored, decompressed, joined twice, compressed, and a copy on its way out; and the 8 MiB that
+    # a store takes for an object of unknown size, such as an index.
     assert peak < 2 * (8 + 8) * (1 << 20) < 1280 * row["tokens"].nbytes / 2
 
 
