@@ -20,7 +20,7 @@ from ..errors import ShardError
 from ..storage import Store
 from .arrow_columns import value_dtype
 from .index import ShardIndex, ShardInfo
-from .lines import arrow_type, count_lines
+from .lines import arrow_type, count_lines, without_mark
 from .listing import check_options, find_files, is_of, texts_of
 from .ranged_file import RangedFile
 
@@ -94,7 +94,8 @@ def _scan_plain(store: Store, name: str, shard_bytes: int) -> Iterator[list[Any]
         if size and size + part.size > shard_bytes:
             yield from _entry(store, name, start, size, size, samples, digest.hexdigest())
             start, size, samples, digest = start + size, 0, 0, xxhash.xxh3_64()
-        size, samples = size + part.size, samples + count_lines(part)
+        lines = part if start + size else without_mark(part)
+        size, samples = size + part.size, samples + count_lines(lines)
         digest.update(part)
     yield from _entry(store, name, start, size, size, samples, digest.hexdigest())
 
@@ -106,7 +107,8 @@ def _scan_packed(store: Store, name: str, shard_bytes: int) -> Iterator[list[Any
     size, samples = 0, 0
     try:
         for part in _whole_lines(_unpacked(file, name), _BLOCK_BYTES):
-            size, samples = size + part.size, samples + count_lines(part)
+            lines = part if size else without_mark(part)
+            size, samples = size + part.size, samples + count_lines(lines)
     except (OSError, EOFError, ValueError) as error:
         raise ShardError(f"{store.url}/{name} does not decompress: {error}; copy it") from error
     while file.read(_BLOCK_BYTES):
