@@ -4,7 +4,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal
+
+import torch
 
 from ..triton_kernels.dispatch import Implementation
 from .agents import AgentSet
@@ -31,6 +34,8 @@ class LoaderConfig:
     """The column that holds the token ids; with a tokenizer, the column that holds the text."""
     tokenizer: str | None = None
     """A tokenizer.json (path or URL) that turns the column's text into tokens on the fly."""
+    eod: str | int | None = None
+    """The token, or its id, that the tokenizer puts behind every document."""
     order: Literal["strands", "mosaic"] = "strands"
     """Our own order, or that of a StreamingDataset: see `Loader.from_streaming_dataset`."""
     mosaic_plan: MosaicPlan | None = None
@@ -116,8 +121,10 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the setting and its range."""
+        self._check_whole_numbers()
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
         minimum |= {"fetch_threads": 1, "num_probes": 1, "flush_steps": 1, "replication": 1}
+        minimum |= {"budget_bytes": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -129,9 +136,11 @@ class LoaderConfig:
                 raise ConfigError(f"{name} must be at least {least}, not {value}")
         if not 0 < self.keep <= 1:
             raise ConfigError(f"keep must be in (0, 1], not {self.keep}")
-        unknown = set(self.fields) - set(FIELDS)
-        if unknown:
-            raise ConfigError(f"unknown batch fields {sorted(unknown)}: choose from {FIELDS}")
+        if self.seed >= 1 << 64:
+            raise ConfigError(f"seed must be below 2**64, not {self.seed}")
+        given = (self.fields,) if isinstance(self.fields, str) else self.fields
+        if isinstance(self.fields, str) or set(given) - set(FIELDS):
+            raise ConfigError(f"unknown batch fields {given!r}: list some of {FIELDS}")
         self._check_choices()
         if self.console is not None and self.console.policy_lag < self.depth:
             raise ConfigError(
@@ -144,6 +153,15 @@ class LoaderConfig:
                 "with several ranks a ledger needs `attempt`: let rank 0 take "
                 "loader.ledger.next_attempt(store) and tell the others"
             )
+
+    def _check_whole_numbers(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type not in (int, int | None) or (value is None and field.type is not int):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ConfigError(f"{field.name} must be a whole number, not {value!r}")
+            object.__setattr__(self, field.name, int(value))  # NumPy's integers are no JSON
 
     def _check_choices(self) -> None:
         choices = {
@@ -167,8 +185,20 @@ class LoaderConfig:
                 "order='mosaic' reads exactly what a StreamingDataset reads: console and where "
                 "need order='strands'"
             )
+        if self.storage_options is not None and not isinstance(self.storage_options, Mapping):
+            raise ConfigError(f"storage_options maps names to text, not {self.storage_options!r}")
+        self._check_device()
         if not self.batch_timeout_s > 0:
             raise ConfigError(f"batch_timeout_s must be above 0, not {self.batch_timeout_s}")
+
+    def _check_device(self) -> None:
+        try:
+            is_cuda = torch.device(self.device).type == "cuda"
+        except RuntimeError:
+            raise ConfigError(f"torch knows no device {self.device!r}: cpu or cuda:0") from None
+        if (is_cuda or self.pin_memory) and not torch.cuda.is_available():
+            what = f"device {self.device!r}" if is_cuda else "pin_memory"
+            raise ConfigError(f"{what} needs CUDA, which torch does not find on this machine")
 
     def _check_ranks(self) -> None:
         slots, (rank, world_size) = self.slots, self.ranks

@@ -8,10 +8,12 @@ ahead, a few fetch shards; `close()` joins them. Not thread-safe: one consumer.
 Source: docs/architecture.md, "How one step comes about".
 """
 
+import os
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +72,27 @@ class _Threads:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._pid = os.getpid()
         self.ahead: Ahead[Step] | None = None
         self.is_closed = False
 
+    @property
+    def are_here(self) -> bool:
+        """Whether this is the process that started them: a fork carries no threads over."""
+        return os.getpid() == self._pid
+
     def stop(self) -> None:
         """Stop making batches."""
-        if self.ahead is not None:
+        if self.ahead is not None and self.are_here:
             self.ahead.close()
-            self.ahead = None
+        self.ahead = None
 
     def close(self) -> None:
         """Stop everything and join."""
         self.is_closed = True
         self.stop()
-        self._source.close()
+        if self.are_here:
+            self._source.close()
 
     def abandon(self) -> None:
         """Stop everything without waiting; may be called from any thread."""
@@ -110,7 +119,7 @@ class Loader(DataLoader[Batch]):
     _is_accelerate_prepared = True
     use_stateful_dataloader = True
 
-    def __init__(self, url: str | Sequence[Stream], **settings: Any) -> None:
+    def __init__(self, url: str | Path | Sequence[Stream], **settings: Any) -> None:
         self.config = config = LoaderConfig.from_settings(settings)
         _, world_size = config.ranks
         super().__init__(_Batches(self), batch_size=None)
@@ -248,6 +257,11 @@ class Loader(DataLoader[Batch]):
     def _started(self) -> Ahead[Step]:
         if self._threads.is_closed:
             raise StateError("the loader is closed: open another one")
+        if not self._threads.are_here:
+            raise StateError(
+                "the loader was opened by another process, whose threads a fork leaves behind: "
+                "open a Loader in each process that iterates"
+            )
         if self._threads.ahead is None:
             planner = self._planner()
             planner.load(self._delivered_table.copy())
@@ -272,7 +286,11 @@ class Loader(DataLoader[Batch]):
     def _planner(self) -> Planner:
         if self._mosaic is not None:
             return MosaicPlanner(self._mosaic, self.config, self._source)
-        return StrandPlanner(self._slot_layout, self._source.order, self._source, self._mixture)
+        rank, world_size = self.config.ranks
+        local = self.config.slots // world_size
+        slots = range(rank * local, (rank + 1) * local)
+        layout, order = self._slot_layout, self._source.order
+        return StrandPlanner(layout, order, self._source, self._mixture, slots)
 
     def _check_feedback(self, ahead: Ahead[Step]) -> None:
         """Do not wait for feedback that can no longer come: the consumer is here, not training."""
@@ -293,19 +311,27 @@ class Loader(DataLoader[Batch]):
 
         Args:
             weights: One a stream, of any scale.
-            step: The first step they hold for; None takes the earliest that is not yet made.
+            step: The first step they hold for; None takes the earliest that is surely not yet made,
+                the same on all ranks.
 
         Returns:
             The step. It is in the state: a resumed run changes at the same step.
 
         Raises:
             StateError: The step is made already, or may be.
-            ConfigError: The weights do not fit.
+            ConfigError: The weights or the step do not fit.
         """
         earliest = self._delivered + self.config.depth + _PLANNED_AHEAD + 1
         step = earliest if step is None else step
-        if step < earliest and self._threads.ahead is not None:
-            raise StateError(f"steps up to {earliest - 1} may be planned: change it from there on")
+        if isinstance(step, bool) or not isinstance(step, int):
+            raise ConfigError(f"step must be a whole number, not {step!r}")
+        if self._threads.ahead is None:
+            earliest = self._delivered  # nothing is planned
+        if step < earliest:
+            raise StateError(
+                f"steps before {earliest} are delivered or may be planned: change the mixture from "
+                f"step {earliest} on"
+            )
         self._mixture.change(step, weights)
         return step
 

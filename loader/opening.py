@@ -4,6 +4,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .corpus import Corpus, Stream, Where, open_corpus
 from .errors import ConfigError
 from .order import Mixture, Order, SlotLayout
 from .order.weights import Weight, epoch_choose
-from .prefetch import DiskCache, ShardCache, Source, lost_shard
+from .prefetch import DiskCache, ShardCache, Source, footprint, lost_shard
 from .shards import Ask, Shard, read_shard
 from .storage import open_store
 
@@ -24,37 +25,55 @@ if TYPE_CHECKING:
 TOKENS = "tokens"  # what a tokenised column is called
 
 
-def open_source(url: str | Sequence[Stream], config: LoaderConfig) -> Source:
+def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Source:
     """Open a corpus with its order and its shard cache."""
-    streams = [Stream(url, format=config.format)] if isinstance(url, str) else list(url)
-    corpus = open_corpus(streams, config.storage_options)
+    corpus = open_corpus(list_streams(url, config.format), config.storage_options)
     cache = None
     try:
         encoding = corpus.require(config.column)
         tokeniser, column = _open_tokeniser(config), config.column
         if tokeniser is not None:
             encoding, column = f"ndarray:{tokeniser.dtype}", TOKENS
+        _check_tokens(corpus, column, encoding)
         where = Where.parse(config.where) if config.where is not None else None
         check_mosaic(corpus, config)
         order = _open_order(corpus, config)
         disk = _open_disk(config)
         cache = ShardCache(
             _fetch(corpus, config, where, tokeniser, disk),
-            lambda shard_id: int(corpus.shards.raw_bytes[shard_id])
-            + int(corpus.shards.stored_bytes[shard_id]),
+            lambda shard_id: footprint(corpus.shards[shard_id]),
             budget_bytes=config.budget_bytes,
             num_threads=config.fetch_threads,
             on_bad_shard=config.on_bad_shard,
-            substitute=lambda shard_id: lost_shard(corpus.shards[shard_id]),
+            substitute=lambda shard_id: _lost_shard(corpus, shard_id, column, encoding),
             name=lambda shard_id: f"shard {corpus.shards[shard_id].stored_name}",
             deadline_s=config.batch_timeout_s,
         )
-        return Source(corpus, column, encoding, order, cache, where=where, disk=disk)
+        return Source(
+            corpus,
+            column,
+            encoding,
+            order,
+            cache,
+            where=where,
+            disk=disk,
+            uses_stored_lengths=tokeniser is None,
+        )
     except BaseException:
         if cache is not None:
             cache.close()
         corpus.close()
         raise
+
+
+def list_streams(url: str | Path | Sequence[Stream], format: str | None = None) -> list[Stream]:
+    """Return the streams that are meant; ConfigError if none can be."""
+    if isinstance(url, str | Path):
+        return [Stream(str(url), format=format)]
+    given = [url] if isinstance(url, Stream) else url
+    if not isinstance(given, Sequence) or not all(isinstance(one, Stream) for one in given):
+        raise ConfigError(f"a Loader reads a URL or a list of Stream(url, ...), not {url!r}")
+    return list(given)
 
 
 def check_mosaic(corpus: Corpus, config: LoaderConfig) -> None:
@@ -77,13 +96,13 @@ def open_mixture(corpus: Corpus) -> Mixture:
     return Mixture(epoch_choose(corpus.samples_per_stream.tolist(), weights).tolist())
 
 
-def load_agents(url: str | Sequence[Stream], config: LoaderConfig) -> AgentSet | None:
+def load_agents(url: str | Path | Sequence[Stream], config: LoaderConfig) -> AgentSet | None:
     """Load the agents of a console: those given, or those beside the corpus."""
     if config.console is None:
         return None
     if isinstance(config.agents, AgentSet):
         return config.agents
-    first = url if isinstance(url, str) else url[0].url
+    first = list_streams(url)[0].url
     where = config.agents or first.rstrip("/").rsplit("/", 1)[0]
     store = open_store(where.removesuffix("/agents.safetensors"), config.storage_options)
     try:
@@ -140,6 +159,16 @@ def make_plan(
     return json.loads(json.dumps(plan))  # as a state that was saved reads
 
 
+def _check_tokens(corpus: Corpus, column: str, encoding: str) -> None:
+    """Refuse columns whose elements are no token ids."""
+    kind, _, rest = encoding.partition(":")
+    dtype = rest.partition(":")[0]
+    if kind == "ndarray" and (not dtype or np.dtype(dtype).kind in "iu"):
+        return
+    advice = "pass tokenizer=" if encoding == "str" else "choose another column"
+    raise ConfigError(f"{corpus.url}: column {column!r} is {encoding}, no token ids; {advice}")
+
+
 def _open_order(corpus: Corpus, config: LoaderConfig) -> Order:
     by_stream = np.split(corpus.samples_per_shard, corpus.first_shard[1:-1])
     num_strands = config.num_strands
@@ -164,7 +193,8 @@ def _open_tokeniser(config: LoaderConfig) -> "Tokeniser | None":
         return None
     from .shards.tokenise import Tokeniser
 
-    return Tokeniser.load(config.tokenizer, config.storage_options)
+    options = dict(config.storage_options or {})
+    return Tokeniser.load(config.tokenizer, eod=config.eod, storage_options=options)
 
 
 def _open_disk(config: LoaderConfig) -> DiskCache | None:
@@ -195,11 +225,24 @@ def _fetch(
                 rows = corpus.wanted(shard_id, where)
                 verify = "ranges" if verify == "strict" else verify
         ask = Ask(columns=columns, allocate=allocate, verify=verify, rows=rows, hashes=hashes)
-        read = read_shard if disk is None else disk.read
-        shard = read(corpus.store_of(shard_id), corpus.shards[shard_id], ask)
-        return shard if tokeniser is None else tokeniser.encode_shard(shard, config.column, TOKENS)
+        store, info = corpus.store_of(shard_id), corpus.shards[shard_id]
+        if disk is None:
+            shard = read_shard(store, info, ask)
+        else:
+            digest = corpus.digests[corpus.stream_of(shard_id)]
+            shard = disk.read(store, info, ask, index_digest=digest)
+        if tokeniser is None:
+            return shard
+        return tokeniser.tokenise(shard, config.column, rows=rows, allocate=allocate)
 
     return fetch
+
+
+def _lost_shard(corpus: Corpus, shard_id: int, column: str, encoding: str) -> Shard:
+    info = corpus.shards[shard_id]
+    lengths = corpus.stored_lengths(shard_id) if column in info.column_names else None
+    known = {} if lengths is None else {column: lengths}
+    return lost_shard(info, {column: encoding}, known)
 
 
 def _digest(parts: list[str]) -> str:

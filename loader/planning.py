@@ -20,11 +20,23 @@ _BATCHES_AHEAD = 256  # how far the shards of a foreign order are looked for
 
 
 class StrandPlanner:
-    """Our own order: a cursor over strands."""
+    """Our own order: a cursor over strands.
 
-    def __init__(self, layout: SlotLayout, order: Order, source: Source, mixture: Mixture) -> None:
+    Args:
+        layout: How the global batch is cut.
+        order: Where documents stand.
+        source: How long they are.
+        mixture: The weights of the streams.
+        slots: Those of this rank, whose shards are fetched ahead.
+    """
+
+    def __init__(
+        self, layout: SlotLayout, order: Order, source: Source, mixture: Mixture, slots: range
+    ) -> None:
         self._cursor = Cursor(layout, order, source.lengths, mixture)
         self._num_queues = order.num_strands * order.num_streams
+        per_strand = layout.num_slots // layout.num_strands
+        self._strands = range(slots.start // per_strand, (slots.stop - 1) // per_strand + 1)
 
     @property
     def table(self) -> np.ndarray:
@@ -42,7 +54,8 @@ class StrandPlanner:
     def prefetch(self, source: Source, step: int) -> None:
         """Start fetching what the steps from `step` on will touch."""
         queues = self.table[: self._num_queues]
-        source.prefetch(queues, self._cursor.open_keys(), self._cursor.mixture.at(step))
+        weights = self._cursor.mixture.at(step)
+        source.prefetch(queues, self._cursor.open_keys(), weights, self._strands)
 
 
 class MosaicRun:

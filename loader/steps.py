@@ -9,7 +9,7 @@ itself costs one native call and little else.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
@@ -199,11 +199,13 @@ class StepMaker:
         return _Local(block, self._slots, self._layout.slot_tokens, first_sample)
 
     def _stream(self, step: int, block: _Local) -> Step:
-        """Pack all of a step's pieces where the plan puts them."""
-        at = block.pieces(step)
+        """Pack all of a step's pieces where the plan puts them; lost shards leave padding."""
+        planned = block.pieces(step)
         places, shard_ids = block.touched(step)
         column = self._source.column
         found = [shard.elements(column) for shard in self._source.cache.get(shard_ids)]
+        lost = self._source.cache.failures.lost
+        at = _without(lost, block.shard, planned) if lost else planned
         tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
         for place, elements in zip(places, found, strict=True):
             tables[place] = elements
@@ -221,9 +223,9 @@ class StepMaker:
             _NO_START,
             _NO_TOKENS,
         )
-        kept = Kept(block.ordinal[: at.stop - at.start], pieces.target, pieces.length)
+        kept = Kept(block.ordinal[: len(pieces.length)], pieces.target, pieces.length)
         at_step = step - block.first_step
-        tokens = block.tokens[at_step]
+        tokens = int(pieces.length.sum()) if lost else block.tokens[at_step]
         return self._step(step, batch, block.tables[at_step], candidates, kept, tokens)
 
     def _choose(self, step: int, block: _Local, policy: Policy) -> Step:
@@ -329,6 +331,12 @@ def score(
         _tensor(stored, device),
         implementation=implementation,
     )
+
+
+def _without(lost: Sequence[tuple[int, str]], shards: np.ndarray, pieces: slice) -> np.ndarray:
+    """Leave out pieces of lost shards: where lengths were known before, they are in the plan."""
+    ids = [shard_id for shard_id, _ in lost]
+    return pieces.start + np.flatnonzero(~np.isin(shards[pieces], ids))
 
 
 def _tensor(array: np.ndarray, device: str) -> torch.Tensor:

@@ -158,7 +158,7 @@ class Cursor:
             if block is not None:
                 return block
             count *= 4
-        raise StateError(f"{_AHEAD_LIMIT} documents in a row hold no token or are not wanted")
+        raise ConfigError(f"a step takes more than {_AHEAD_LIMIT} documents: lower batch_rows")
 
     def _plan(self, step: int, num_steps: int, count: int) -> Block | None:
         """Plan with `count` draws of each strand; None if that was too few for one step."""
@@ -170,6 +170,7 @@ class Cursor:
             keys = draws(pairs, weights, first, count)
             shard, row = self.order.locate(keys)
             length = self._lengths(shard, row)
+            self._check_fertile(strand, weights, length)
             wanted = np.flatnonzero(length >= 0)
             if len(wanted) < count:
                 keys, shard, row, length = (a[wanted] for a in (keys, shard, row, length))
@@ -191,6 +192,19 @@ class Cursor:
         shard = np.concatenate([*shards, lane_shard[::-1]])[document]
         row = np.concatenate([*rows, lane_row[::-1]])[document]
         return Block(step, end, tables, slot, shard, row, offset, length, target)
+
+    def _check_fertile(self, strand: int, weights: np.ndarray, length: np.ndarray) -> None:
+        """Raise if whole epochs of all streams that are drawn were looked into in vain."""
+        if (length > 0).any():
+            return
+        num_streams = self.order.num_streams
+        sizes = np.array([self.order.num_samples(strand, i) for i in range(num_streams)])
+        needed = int((sizes[weights > 0] * (weights.sum() / weights[weights > 0])).max())
+        if len(length) >= min(needed, _AHEAD_LIMIT // 4):
+            raise ConfigError(
+                f"{len(length)} documents in a row (strand {strand}) hold no token or are not "
+                "wanted: look at the corpus, at `where`, or lower num_strands"
+            )
 
     def _lanes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return shard, row and tokens of each lane's open document, zeros where a lane is free."""

@@ -100,7 +100,7 @@ class Ahead(Generic[Item]):
         frame = sys._current_frames().get(self._thread.ident or 0)
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "  it has ended\n"
         raise StorageError(
-            f"no batch in {self._timeout_s:.0f} s (batch_timeout_s); the thread that makes them is "
+            f"no batch in {self._timeout_s:g} s (batch_timeout_s); the thread that makes them is "
             f"at:\n{stack}"
         )
 

@@ -3,9 +3,11 @@
 
 import threading
 from collections import OrderedDict
+from functools import cached_property
 
 import numpy as np
 
+from .._core import POSITION_BITS
 from ..corpus import Corpus, Where
 from ..order import Order
 from .cache import ShardCache
@@ -26,6 +28,7 @@ class Source:
         cache: The decoded shards.
         where: Documents that it refuses are passed over and, where possible, never fetched.
         disk: Where stored shards are kept, for its counters.
+        uses_stored_lengths: Lengths stored beside the shards are those of the column.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Source:
         *,
         where: Where | None = None,
         disk: DiskCache | None = None,
+        uses_stored_lengths: bool = True,
     ) -> None:
         self.token_dtype = token_dtype(encoding)
         self.stored_dtype = np.dtype(encoding.split(":")[1] if ":" in encoding else "int64")
@@ -49,6 +53,7 @@ class Source:
         self.window_shards = order.ways * order.num_strands
         self._where = where
         self._fixed = _fixed_length(encoding) if where is None else None
+        self._uses_stored_lengths = uses_stored_lengths
         self._lock = threading.Lock()
         self._lengths: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lengths_kept = 4 * self.window_shards * order.num_streams
@@ -63,24 +68,35 @@ class Source:
             lengths[chosen] = self._shard_lengths(shard_id)[rows[chosen]]
         return lengths
 
-    def prefetch(self, table: np.ndarray, open_keys: np.ndarray, weights: np.ndarray) -> None:
+    def prefetch(
+        self, table: np.ndarray, open_keys: np.ndarray, weights: np.ndarray, strands: range
+    ) -> None:
         """Start fetching what will be touched next, in order of need.
 
         Args:
             table: The cursor's rows of strands and streams: (next position, credit).
             open_keys: The keys of the open documents.
             weights: [num_streams], how often each stream is drawn.
+            strands: Those whose documents are read; of the others only lengths may be needed.
         """
-        held, _ = self.order.locate(open_keys)
+        num_streams = self.order.num_streams
+        read = self._needed(np.arange(len(table)), strands)
+        held, _ = self.order.locate(open_keys[self._needed(open_keys >> POSITION_BITS, strands)])
         upcoming: list[tuple[float, int]] = []
         share = weights / weights.sum()
         for queue, position in enumerate(table[:, 0].tolist()):
-            drawn = float(share[queue % self.order.num_streams])
-            if drawn:
+            drawn = float(share[queue % num_streams])
+            if drawn and read[queue]:
                 ahead = self.order.upcoming(queue, position)
                 upcoming += [(distance / drawn, shard) for distance, shard in ahead]
         upcoming.sort()
         self.cache.prefetch(list(dict.fromkeys([*held.tolist(), *(s for _, s in upcoming)])))
+
+    def _needed(self, queues: np.ndarray, strands: range) -> np.ndarray:
+        """Which queues' shards are fetched: those read, or whose lengths nothing else tells."""
+        strand, stream = np.divmod(queues, self.order.num_streams)
+        is_read = (strand >= strands.start) & (strand < strands.stop)
+        return is_read | ~self._knows_lengths[stream]
 
     def close(self) -> None:
         """Join all threads and let go of the shards."""
@@ -106,6 +122,15 @@ class Source:
             values[place == i] = table[rows[place == i]]
         return values
 
+    @cached_property
+    def _knows_lengths(self) -> np.ndarray:
+        """[num_streams] bool: whether lengths are known without reading the stream's shards."""
+        num_streams = self.order.num_streams
+        if self._fixed is not None or not self._uses_stored_lengths:
+            return np.full(num_streams, self._fixed is not None)
+        first = self.corpus.first_shard[:-1].tolist()
+        return np.array([self.corpus.stored_lengths(shard) is not None for shard in first])
+
     def _shard_lengths(self, shard_id: int) -> np.ndarray:
         with self._lock:
             known = self._lengths.get(shard_id)
@@ -121,7 +146,7 @@ class Source:
 
     def _measure(self, shard_id: int) -> np.ndarray:
         """Return the tokens of every document of a shard, as stored beside it if they are."""
-        stored = getattr(self.corpus, "stored_lengths", lambda i: None)(shard_id)
+        stored = self.corpus.stored_lengths(shard_id) if self._uses_stored_lengths else None
         if stored is None:
             (shard,) = self.cache.get([shard_id])
             stored = shard.lengths(self.column)

@@ -296,7 +296,7 @@ def test_cursor_refuses_a_table_of_another_shape():
 @pytest.mark.parametrize("length", [0, -1])
 def test_a_corpus_without_tokens_is_an_error_not_a_hang(length):
     layout = SlotLayout(num_slots=1, rows_per_slot=1, row_tokens=8, lanes=1)
-    with pytest.raises(StateError, match="hold no token"):
+    with pytest.raises(ConfigError, match="hold no token"):
         make_cursor(layout, lambda shards, rows: np.full(len(shards), length)).advance(0, 4)
 
 
