@@ -206,6 +206,9 @@ def _find(source: Store, config: ConvertConfig) -> ShardIndex:
         raise ConfigError(f"{source.url} holds no shards {wanted}; check the URL and --format")
     if not int(shards.samples.sum()):
         raise ShardError(f"{source.url} holds no samples; there is nothing to convert")
+    if config.options and shards[0].format == "mds":
+        told = ", ".join(config.options)
+        raise ConfigError(f"{source.url} is MDS, which says all by itself; leave out {told}")
     return shards
 
 

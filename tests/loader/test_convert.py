@@ -455,6 +455,7 @@ def test_bad_settings_are_refused_before_anything_is_read(settings, message):
     [
         ({"columns": ("token",)}, "has no column 'token'; did you mean 'tokens'"),
         ({"format": "tar"}, "unknown format 'tar'"),
+        ({"options": {"dtype": "uint16"}}, "is MDS, which says all by itself; leave out dtype"),
     ],
 )
 def test_settings_that_do_not_fit_the_source_are_refused(corpus, tmp_path, settings, message):
