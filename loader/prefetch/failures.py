@@ -3,27 +3,29 @@
 
 A bad shard is one that raises ShardError when it is read: a wrong hash, a short file, a layout that
 does not hold. It is counted as quarantined, a warning names it once, and it is fetched once more.
-If it is bad again, "fail" raises; "substitute" puts a shard of the same number of samples in its
-place, each of length 0, and records it as lost. A missing file, a refusal or a dead network is no
-bad shard: those are errors of the store and always raised.
+If it is bad again, "fail" raises; "substitute" puts a shard of the same number of empty samples in
+its place and records it as lost. A missing file, a refusal or a dead network is no bad shard: those
+are errors of the store and always raised.
 
-Substituting keeps ranks in step only if all of them find the same shards bad, as they do where the
-stored file is corrupt. One bad machine among good ones needs "fail".
+Where lengths are learned from the shards, substituting keeps ranks in step only if all of them find
+the same shards bad, as they do where the stored file is corrupt. One bad machine needs "fail".
 Thread-safe.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from ..errors import ConfigError, ShardError
-from ..shards.encodings import array_layout, scalar_dtype
+from ..shards.encodings import array_layout, fixed_size, scalar_dtype
 from ..shards.index import ShardInfo
 from ..shards.shard import Allocate, ArrayShard, Flat, Shard
 
@@ -107,23 +109,39 @@ class BadShards:
             warnings.warn(f"a lost shard is taken as empty: {reason}", stacklevel=4)
 
 
-def lost_shard(info: ShardInfo) -> ArrayShard:
-    """Return a shard of as many samples as `info` states, each of length 0; scalars are 0.
+def lost_shard(
+    info: ShardInfo,
+    made: Mapping[str, str] | None = None,
+    lengths: Mapping[str, np.ndarray] | None = None,
+) -> ArrayShard:
+    """Return what stands in for a shard: as many samples as `info` states, of length 0.
+
+    A length that is known without the shard has been counted on, so it is kept and filled with
+    zeros: that of a column of fixed shape, of a scalar, or of one named in `lengths`.
 
     Args:
-        info: The shard that was lost; name its columns as those that were asked for.
+        info: The shard that was lost.
+        made: Encodings of columns that are made from it once it is read, such as tokens of text.
+        lengths: [n] int64, by column.
     """
+    encodings = dict(zip(info.column_names, info.column_encodings, strict=True)) | dict(made or {})
     columns = {}
-    for name, encoding in zip(info.column_names, info.column_encodings, strict=True):
-        scalar = scalar_dtype(encoding)
-        if scalar is not None:
-            offsets = np.arange(info.num_samples + 1, dtype=np.int64)
-            columns[name] = Flat(np.zeros(info.num_samples, scalar), offsets)
-            continue
-        is_array = encoding.startswith("ndarray")
-        dtype = array_layout(encoding)[0] if is_array else "uint8"
-        offsets = np.zeros(info.num_samples + 1, np.int64)
-        columns[name] = Flat(np.empty(0, np.dtype(dtype or "int64")), offsets)
+    for name, encoding in encodings.items():
+        dtype, count = np.dtype("uint8"), 0
+        if (scalar := scalar_dtype(encoding)) is not None:
+            dtype, count = scalar, 1
+        elif encoding.startswith("ndarray"):
+            dtype_name, shape = array_layout(encoding)
+            dtype, count = np.dtype(dtype_name or "int64"), math.prod(shape) if shape else 0
+        each = (lengths or {}).get(name, np.full(info.num_samples, count, np.int64))
+        offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(each, dtype=np.int64)))
+        columns[name] = Flat(np.zeros(offsets[-1], dtype), offsets)
+    info = replace(
+        info,
+        column_names=tuple(encodings),
+        column_encodings=tuple(encodings.values()),
+        column_sizes=tuple(map(fixed_size, encodings.values())),
+    )
     return ArrayShard(info, columns, f"{info.stored_name} (lost)")
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import xxhash
 from corpora import random_lengths, tokens_of, write_corpus
-from moot.loader import ShardError, StorageError
+from moot.loader import Loader, ShardError, StorageError
 from moot.loader.corpus import open_corpus
 from moot.loader.prefetch import ShardCache
 from moot.loader.prefetch.disk import DiskCache, key_of
 from moot.loader.prefetch.disk_folder import ShardFolder
 from moot.loader.prefetch.failures import lost_shard
 from moot.loader.prefetch.held import footprint
-from moot.loader.shards import Ask, find_shards, read_shard
+from moot.loader.shards import Ask, MDSWriter, find_shards, read_shard
 from moot.loader.storage import open_store
 from servers import Answer, FaultServer, Flip, Short, Stall
 
@@ -160,7 +160,8 @@ def test_shards_that_are_parts_of_one_file_have_a_file_each(tmp_path):
     parts = [replace(whole, start=i * size, raw_bytes=size, num_samples=5000) for i in range(3)]
     for _ in range(2):
         shards = [cache.read(store, part) for part in parts]
-        assert [shard.values("tokens", [0])[0][0] for shard in shards] == tokens[:: size // 2].tolist()
+        first = [shard.values("tokens", [0])[0][0] for shard in shards]
+        assert first == tokens[:: size // 2].tolist()
     assert cache.counters()["hits"] == len(files(tmp_path / "cache")) == 3
     store.close()
 
@@ -531,3 +532,52 @@ def test_real_shards_stay_within_the_budget(tmp_path):
     assert cache.pool.high_water_bytes <= 1.1 * budget
     cache.close()
     corpus.close()
+
+
+# ---- as a user meets them
+
+
+def batches(url, num, **settings):
+    settings = {"batch_rows": 4, "seq_len": 64, "seed": 1, "fields": ("input_ids",)} | settings
+    with Loader(url, **settings) as loader:
+        stream = iter(loader)
+        return np.stack([next(stream)["input_ids"].numpy() for _ in range(num)])
+
+
+def test_a_second_run_of_a_loader_fetches_no_shard(tmp_path, server):
+    url, settings = f"{server.url}/corpus", {"cache_dir": str(tmp_path / "cache")}
+    plain = batches(url, 60)
+    assert (batches(url, 60, **settings) == plain).all()
+    server.log.clear()
+    assert (batches(url, 60, **settings) == plain).all()
+    assert gets(server) == []
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_a_loader_goes_on_without_a_lost_shard_if_asked(server, corpus):
+    server.plan(Flip(200), path=corpus.shards[2].stored_name, forever=True)
+    with pytest.raises(ShardError, match="shard.00002.*corrupt"):
+        batches(f"{server.url}/corpus", 60)
+    settings = {"batch_rows": 4, "seq_len": 64, "on_bad_shard": "substitute"}
+    with Loader(f"{server.url}/corpus", **settings) as loader:
+        stream, seen = iter(loader), set()
+        for step in range(400):
+            next(stream)
+            pieces = loader.pieces(step)
+            seen |= {*pieces.sample_id[pieces.length > 0].tolist()}
+    lost = range(*corpus.first_sample[2:4].tolist())
+    assert seen == {*range(len(LENGTHS))} - {*lost}
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_a_lost_shard_of_fixed_shape_is_zeros_where_the_plan_has_its_rows(tmp_path, server):
+    store = open_store(str(tmp_path / "rows"))
+    with MDSWriter(store, {"tokens": "ndarray:uint16:65"}, size_limit=4096) as writer:
+        for i in range(200):
+            writer.write({"tokens": np.full(65, i + 1, np.uint16)})
+    url = f"{server.url}/rows"
+    whole = batches(url, 40)
+    server.plan(Flip(200), path="shard.00001", forever=True)
+    holed = batches(url, 40, on_bad_shard="substitute")
+    assert whole.shape == holed.shape and (whole != holed).any()
+    assert (holed[whole != holed] == 0).all()

@@ -427,6 +427,16 @@ def test_a_lost_shard_is_replaced_by_samples_of_no_length_if_asked():
     cache.close()
 
 
+def test_a_lost_shard_keeps_the_lengths_that_a_plan_has_counted_on():
+    info = info_of(3)
+    lost = lost_shard(info, {"rows": "ndarray:int32:2,3"}, {"tokens": np.array([3, 0, 1, 2])})
+    assert lost.lengths("rows").tolist() == [6] * 4
+    assert lost.lengths("tokens").tolist() == [3, 0, 1, 2]
+    assert [tokens.tolist() for tokens in lost.values("tokens", [0, 1])] == [[0, 0, 0], []]
+    made = lost_shard(info, {"tokens": "ndarray:uint32"})
+    assert made.encoding("tokens") == "ndarray:uint32" and made.encoding("text") == "str"
+
+
 @pytest.mark.filterwarnings("ignore:a ")
 def test_a_corpus_of_bad_shards_is_not_substituted_away():
     cache = cache_of(80 * MIB, bad(9, range(99)), on_bad_shard="substitute", substitute=empty)
