@@ -4,7 +4,7 @@
 from .agents import AgentInfo, AgentSet
 from .config import LoaderConfig
 from .console import Console, ConsoleConfig, Policy
-from .corpus import Corpus, open_corpus
+from .corpus import Corpus, Stream, open_corpus
 from .errors import AgentError, ConfigError, MootError, ShardError, StateError, StorageError
 from .loader import Loader
 from .probes import ProbeBatch
@@ -25,5 +25,6 @@ __all__ = [
     "ShardError",
     "StateError",
     "StorageError",
+    "Stream",
     "open_corpus",
 ]

@@ -35,6 +35,7 @@ NAMES = {
         "ShardError",
         "StateError",
         "StorageError",
+        "Stream",
         "open_corpus",
     },
     "moot.trainer": set(),  # its modules are named one by one: model, feedback, train, ...
