@@ -96,6 +96,11 @@ class ColumnBuilder:
         self._ends[self._num_rows + 1 :][: len(array)] = self._ends[self._num_rows] + ends
         self._num_rows += len(array)
 
+    def extend(self, column: Any) -> None:
+        """Append the chunks of an Arrow column; see `add`."""
+        for chunk in column.chunks:
+            self.add(chunk)
+
     def flat(self) -> Flat:
         """Return the column.
 

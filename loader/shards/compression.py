@@ -110,8 +110,8 @@ def decompress(
 
 
 def _fill_zstd(data: np.ndarray, out: np.ndarray) -> bool:
-    reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
-    size = reader.readinto(memoryview(out))
+    reader = zstandard.ZstdDecompressor().stream_reader(data.data, read_across_frames=True)
+    size = reader.readinto(out.data)
     return size == out.size and not reader.read(1)
 
 
@@ -119,7 +119,7 @@ def _fill_gz(data: np.ndarray, out: np.ndarray) -> bool:
     """Fill `out` from one gzip member or several."""
     at, unpacker = 0, zlib.decompressobj(wbits=31)
     for start in range(0, data.size, _FEED_BYTES):
-        rest: bytes | np.ndarray = data[start : start + _FEED_BYTES]
+        rest: bytes | memoryview = data.data[start : start + _FEED_BYTES]
         while len(rest):
             if unpacker.eof:
                 unpacker = zlib.decompressobj(wbits=31)
@@ -134,7 +134,7 @@ def _fill_gz(data: np.ndarray, out: np.ndarray) -> bool:
 
 def _fill_bz2(data: np.ndarray, out: np.ndarray) -> bool:
     """Fill `out` from one bzip2 stream or several."""
-    rest: bytes | memoryview = memoryview(data)
+    rest: bytes | memoryview = data.data
     at = 0
     while len(rest):
         unpacker = bz2.BZ2Decompressor()
@@ -156,7 +156,7 @@ def _fill_br(data: np.ndarray, out: np.ndarray) -> bool:
     source = pyarrow.BufferReader(pyarrow.py_buffer(data))
     with pyarrow.CompressedInputStream(source, "brotli") as stream:
         at = 0
-        while at < out.size and (size := stream.readinto(memoryview(out)[at:])):
+        while at < out.size and (size := stream.readinto(out.data[at:])):
             at += size
         return at == out.size and not stream.read(1)
 

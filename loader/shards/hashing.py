@@ -72,7 +72,7 @@ def hash_samples(buffer: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         buffer: uint8.
         offsets: int64 [n + 1], ascending; sample i is `buffer[offsets[i] : offsets[i + 1]]`.
     """
-    data, cuts = memoryview(buffer), offsets.tolist()
+    data, cuts = buffer.data, offsets.tolist()
     spans = zip(cuts, cuts[1:], strict=False)
     hashes = (xxhash.xxh3_64_intdigest(data[begin:end]) for begin, end in spans)
     return np.fromiter(hashes, np.uint64, len(cuts) - 1)

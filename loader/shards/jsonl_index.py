@@ -96,7 +96,7 @@ def _scan_plain(store: Store, name: str, shard_bytes: int) -> Iterator[list[Any]
             start, size, samples, digest = start + size, 0, 0, xxhash.xxh3_64()
         lines = part if start + size else without_mark(part)
         size, samples = size + part.size, samples + count_lines(lines)
-        digest.update(part)
+        digest.update(part.data)
     yield from _entry(store, name, start, size, size, samples, digest.hexdigest())
 
 

@@ -51,16 +51,16 @@ def parse_lines(
     start += data.size - lines.size
     for piece in _pieces(lines):
         held = count_lines(piece)
-        table = _parse(piece, schema) if held else None
-        if held and (isinstance(table, str) or table.num_rows != held):
-            row, at, reason = _find_bad(piece, schema)
-            raise ShardError(
-                f"{where}, sample {num + row} (the line at byte {start + at}): {reason}; mend it, "
-                "then index the file again"
-            )
-        for name, builder in builders.items() if held else ():
-            for chunk in table.column(name).chunks:
-                builder.add(chunk)
+        if held:
+            table = _parse(piece, schema)
+            if isinstance(table, str) or table.num_rows != held:
+                row, at, reason = _find_bad(piece, schema)
+                raise ShardError(
+                    f"{where}, sample {num + row} (the line at byte {start + at}): {reason}; mend "
+                    "it, then index the file again"
+                )
+            for name, builder in builders.items():
+                builder.extend(table.column(name))
         num, start = num + held, start + piece.size
     return num
 

@@ -81,7 +81,7 @@ class MDSShard(Shard):
             ShardError: There is no such column, a sample is malformed, or was not read.
         """
         self.encoding(column)
-        held = memoryview(self._buffer)
+        held = self._buffer.data
         spans = self._spans(column, np.arange(self.num_samples))
         return [held[begin:end] for begin, end in spans]
 

@@ -27,7 +27,10 @@ OPTIONS = ("files", "dtype", "sample_tokens")
 _HELD_OUT = ("val", "test", "eval", "dev")
 _HEAD_BYTES = 1024  # llm.c's header, more than numpy's
 # First word of llm.c's header (of GPT-2 tokens, of Llama-3 tokens): its version, the dtype.
-_LLMC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+_LLMC: dict[int, tuple[int, np.dtype]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}
 
 
 @dataclass(frozen=True)
