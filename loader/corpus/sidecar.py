@@ -51,6 +51,7 @@ class Sidecar:
         self._size = size
         self._metadata = metadata
         self._samples = samples
+        self._idle: list[tuple[RangedFile, Any]] = []
         self._group = np.cumsum(samples > 0) - 1
         self.columns = _read_schema(self.where, metadata)
         _check_groups(self.where, metadata, samples[samples > 0])
@@ -85,15 +86,26 @@ class Sidecar:
 
     def _read_group(self, group: int, columns: Sequence[str], num: int) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         begin, end = self._span(group, columns, num)
-        whole = RangedFile(self._store, LABELS_NAME, size=self._size, read_ahead=end - begin)
         try:
-            reader = pq.ParquetFile(whole, metadata=self._metadata, pre_buffer=False)
-            return reader.read_row_group(group, columns=list(columns), use_threads=False)
+            file, reader = self._idle.pop()
+        except IndexError:
+            file, reader = self._open_reader()
+        file.fetch(begin, end - begin)
+        try:
+            table = reader.read_row_group(group, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ShardError(f"{self.where}, row group {group}: {error}; label it again") from error
+        self._idle.append((file, reader))
+        return table
+
+    def _open_reader(self) -> tuple[RangedFile, Any]:
+        """Return a file and its reader: one a thread that reads, since opening takes a while."""
+        import pyarrow.parquet as pq
+
+        file = RangedFile(self._store, LABELS_NAME, size=self._size)
+        return file, pq.ParquetFile(file, metadata=self._metadata, pre_buffer=False)
 
     def _span(self, group: int, columns: Sequence[str], num: int) -> tuple[int, int]:
         """Return the bytes of the file that hold some columns of a row group."""

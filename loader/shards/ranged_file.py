@@ -56,6 +56,12 @@ class RangedFile(io.RawIOBase):
         """Tell that it can be read anywhere."""
         return True
 
+    def fetch(self, start: int, num_bytes: int) -> None:
+        """Read a range that lies inside the file, from which later reads are served."""
+        block = np.empty(num_bytes, np.uint8)
+        self._store.get_range_into(self.name, start, block)
+        self._block, self._block_start = block, start
+
     def tell(self) -> int:
         """Return the position of the next read."""
         return self._position

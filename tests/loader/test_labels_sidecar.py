@@ -23,7 +23,7 @@ from servers import FaultServer
 
 COLUMNS = {"tokens": "ndarray:uint16", "id": "str", "domain": "uint8", "quality": "int64"}
 STATES = {"domain": ["code", "docs", "mail"]}
-PLAN = LabelPlan(columns=("domain", "quality"), states=STATES)
+PLAN = LabelPlan(columns=("quality", "domain"), states=STATES)
 
 
 def make_samples(num, seed=0):
@@ -173,7 +173,7 @@ def test_names_of_states_must_be_known(corpus):
         corpus.wanted(0, Where.parse("domain == 'poem'"))
     with pytest.raises(ConfigError, match="'quality' have no names"):
         corpus.wanted(0, Where.parse("quality == 'good'"))
-    with pytest.raises(ConfigError, match="no column 'topic'; it holds domain, quality, length"):
+    with pytest.raises(ConfigError, match="no column 'topic'; it holds quality, domain, length"):
         corpus.wanted(0, Where.parse("topic == 1"))
 
 

@@ -91,6 +91,15 @@ def test_a_large_read_fetches_what_was_asked_for(store):
     assert store.ranges == [(1000, 3000)]
 
 
+def test_what_was_fetched_is_not_asked_for_again(store):
+    file = RangedFile(store, "data", read_ahead=10)
+    file.fetch(1000, 500)
+    for start, size in ((1400, 100), (1000, 50), (1000, 500)):
+        file.seek(start)
+        assert file.read(size) == DATA[start : start + size]
+    assert store.ranges == [(1000, 1500)]
+
+
 def test_a_negative_position_is_refused(store):
     with pytest.raises(ValueError, match="before the file"):
         RangedFile(store, "data").seek(-1)
