@@ -51,26 +51,20 @@ class ColumnBuilder:
         where: The shard and the column, for messages.
         encoding: What the column must be read as.
         num_rows: Samples of the shard.
-        num_bytes: What its values are expected to take; more is allocated when it is needed.
-        max_bytes: What they may take.
-        allocate: Gives the memory.
+        max_bytes: What its values may take.
+        allocate: Gives the memory; how much, is told by the first rows, and again if they were not
+            like the rest.
     """
 
     def __init__(
-        self,
-        where: str,
-        encoding: str,
-        num_rows: int,
-        num_bytes: int,
-        max_bytes: int,
-        allocate: Allocate,
+        self, where: str, encoding: str, num_rows: int, max_bytes: int, allocate: Allocate
     ) -> None:
         self._where = where
         self._encoding = encoding
         self._dtype = value_dtype(encoding)
         self._max_bytes = max_bytes
         self._allocate = allocate
-        self._buffer = allocate(min(num_bytes, max_bytes))
+        self._buffer = np.empty(0, np.uint8)
         self._ends = np.zeros(num_rows + 1, np.int64)
         self._num_rows = 0
         self._num_bytes = 0
@@ -92,7 +86,7 @@ class ColumnBuilder:
         if self._num_rows + len(array) >= self._ends.size:
             raise ShardError(f"{self._where} holds more than the {self._ends.size - 1} samples")
         values, ends = self._parts(array)
-        self._pour(values)
+        self._pour(values, self._num_rows + len(array))
         self._ends[self._num_rows + 1 :][: len(array)] = self._ends[self._num_rows] + ends
         self._num_rows += len(array)
 
@@ -134,13 +128,16 @@ class ColumnBuilder:
             raise self._null(int(np.searchsorted(ends, at, side="right")))
         return values.to_numpy(zero_copy_only=False), ends
 
-    def _pour(self, values: np.ndarray) -> None:
+    def _pour(self, values: np.ndarray, num_rows: int) -> None:
+        """Append the values that make `num_rows` rows in all."""
         data = np.ascontiguousarray(values).astype(self._dtype, copy=False).view(np.uint8)
         needed = self._num_bytes + data.size
         if needed > self._max_bytes:
             raise ShardError(f"{self._where} takes more than {self._max_bytes} bytes, refused")
         if needed > self._buffer.size:
-            grown = self._allocate(min(max(needed, 2 * self._buffer.size), self._max_bytes))
+            expected = needed * (self._ends.size - 1) // num_rows
+            spare = 0 if self._encoding in DTYPE_CODES else expected // 16
+            grown = self._allocate(min(expected + spare, self._max_bytes))
             grown[: self._num_bytes] = self._buffer[: self._num_bytes]
             self._buffer = grown
         self._buffer[self._num_bytes : needed] = data

@@ -70,16 +70,16 @@ def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
     encodings = dict(zip(info.column_names, info.column_encodings, strict=True))
     names = ask.named(info, where)
     raw = _fetch(store, info, ask, where)
-    num_texts = sum(encodings[name] == "str" for name in names) or 1
-    builders = {}
-    for name in names:
-        size = info.num_samples * value_dtype(encodings[name]).itemsize
-        size = raw.size // num_texts if encodings[name] == "str" else size
-        limit = max(raw.size, 1) * value_dtype(encodings[name]).itemsize
-        sizes = (info.num_samples, size, limit)
-        builders[name] = ColumnBuilder(
-            f"{where}, field {name!r}", encodings[name], *sizes, ask.allocate
+    builders = {
+        name: ColumnBuilder(
+            f"{where}, field {name!r}",
+            encodings[name],
+            info.num_samples,
+            raw.size * value_dtype(encodings[name]).itemsize,
+            ask.allocate,
         )
+        for name in names
+    }
     schema = pyarrow.schema([(name, arrow_type(encodings[name])) for name in names])
     num = parse_lines(where, raw, builders, schema, info.start)
     if num != info.num_samples:

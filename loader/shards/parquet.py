@@ -5,6 +5,10 @@ Texts become `str`, bytes `bytes`, lists of numbers `ndarray:<dtype>`, numbers t
 of other types are left out. Row groups are decoded batch by batch into the caller's memory. Pages
 are compared with their checksums where the writer made any; since Arrow does not tell whether it
 did, all bytes count as unverified. Single rows cannot be read: Arrow has no way to skip pages.
+
+Footers are not trusted either. pyarrow ends the process on some broken ones when it is asked for a
+column of a row group (`RowGroupMetaData.column`, Arrow 26), so only Arrow's reader looks at those;
+sizes of row groups are therefore estimates: their share of the file, and of the columns wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,7 +29,6 @@ from .arrow_columns import ColumnBuilder, encoding_of, value_dtype
 from .index import ShardIndex, ShardInfo
 from .listing import check_options, find_files, texts_of
 from .ranged_file import RangedFile
-from .ranges import read_spans
 from .shard import ArrayShard, Ask
 
 OPTIONS = ("files", "columns")
@@ -74,23 +77,20 @@ def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
     names = ask.named(info, where)
     footer, size = _footer(store, info.basename)
     _check_group(where, footer, info)
-    group, leaves = footer.row_group(info.part), _leaves(footer, names)
-    file = _ChunkFile(store, info.basename, size=size)
-    spans = np.array([_span(where, group.column(leaf), file.size) for leaf in leaves], np.int64)
-    num_fetched = int(np.diff(spans.reshape(-1, 2)).sum())
-    file.hold(spans, ask.allocate(num_fetched))
+    file = _GroupFile(store, info.basename, size, ask)
     builders = {}
     for name in names:
         encoding = info.column_encodings[info.column_names.index(name)]
-        sizes = (info.num_samples, _decoded_bytes(footer, group, name, encoding), MAX_COLUMN_BYTES)
+        sizes = (info.num_samples, MAX_COLUMN_BYTES)
         builders[name] = ColumnBuilder(f"{where}, column {name!r}", encoding, *sizes, ask.allocate)
     with _faults(where):
+        checks = ask.verify != "none"
         opened = pq.ParquetFile(
-            file, metadata=footer, page_checksum_verification=ask.verify != "none"
+            file, metadata=footer, pre_buffer=True, page_checksum_verification=checks
         )
         _pour(opened, info, builders)
     columns = {name: builder.flat() for name, builder in builders.items()}
-    return ArrayShard(info, columns, where, num_fetched)
+    return ArrayShard(info, columns, where, file.num_fetched)
 
 
 def _pour(opened: Any, info: ShardInfo, builders: Mapping[str, ColumnBuilder]) -> None:
@@ -104,26 +104,32 @@ def _pour(opened: Any, info: ShardInfo, builders: Mapping[str, ColumnBuilder]) -
             builder.add(batch.column(name))
 
 
-class _ChunkFile(RangedFile):
-    """A file of which some ranges are in memory; Arrow reads whole column chunks from there."""
+class _GroupFile(RangedFile):
+    """A file from which Arrow fetches the ranges of the columns it decodes, once each."""
 
-    def __init__(self, store: Store, name: str, *, size: int) -> None:
+    def __init__(self, store: Store, name: str, size: int, ask: Ask) -> None:
         super().__init__(store, name, size=size)
-        self._spans = np.empty((0, 2), np.int64)
-        self._held = np.empty(0, np.uint8)
-
-    def hold(self, spans: np.ndarray, buffer: np.ndarray) -> None:
-        """Read ranges, int64 [k, 2], into a buffer of their length."""
-        read_spans(self._store, self.name, spans, buffer)
-        self._spans, self._held = spans, buffer
+        self._ask = ask
+        self.num_fetched = 0
 
     def _view(self, size: int) -> np.ndarray:
-        at = 0
-        for begin, end in self._spans.tolist():
-            if begin <= self._position and self._position + size <= end:
-                return self._held[at + self._position - begin :][:size]
-            at += end - begin
-        return super()._view(size)
+        buffer = self._ask.allocate(size)
+        if size:
+            self._store.get_range_into(self.name, self._position, buffer)
+        self.num_fetched += size
+        return buffer
+
+
+class _Probe(RangedFile):
+    """A file that notes what Arrow would fetch, and gives nothing."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        super().__init__(store, name, size=size)
+        self.num_wanted = 0
+
+    def _view(self, size: int) -> np.ndarray:
+        self.num_wanted += size
+        raise OSError("only the ranges are of interest")
 
 
 class _Footers:
@@ -173,22 +179,23 @@ def _footer(store: Store, name: str) -> tuple[Any, int]:
 
 def _describe(store: Store, name: str, wanted: list[str] | None) -> list[ShardInfo]:
     """Return the row groups of a file."""
-    where, (footer, _) = f"{store.url}/{name}", _footer(store, name)
-    columns = _columns(where, footer, wanted)
-    leaves = _leaves(footer, tuple(columns))
+    where, (footer, size) = f"{store.url}/{name}", _footer(store, name)
+    columns, share = _columns(where, footer, wanted)
+    if share < 1 and footer.num_row_groups:
+        share = _share(store, name, tuple(columns))
+    groups = [footer.row_group(part) for part in range(footer.num_row_groups)]
+    total = max(1, sum(max(0, group.total_byte_size) for group in groups))
     shards = []
-    for part in range(footer.num_row_groups):
-        group = footer.row_group(part)
+    for part, group in enumerate(groups):
         if not 0 <= group.num_rows <= MAX_ROWS:
             raise ShardError(f"{where}, row group {part}: {group.num_rows} rows are refused")
-        chunks = [group.column(leaf) for leaf in leaves]
-        sizes = (_decoded_bytes(footer, group, *column) for column in columns.items())
+        raw_bytes = max(0, group.total_byte_size)
         info = ShardInfo(
             shard_id=0,
             basename=name,
-            raw_bytes=sum(sizes),
+            raw_bytes=int(raw_bytes * share),
             zip_basename=name,
-            zip_bytes=sum(max(0, chunk.total_compressed_size) for chunk in chunks),
+            zip_bytes=int(size * share * raw_bytes / total),
             compression=None,
             raw_hashes={},
             zip_hashes={},
@@ -197,11 +204,27 @@ def _describe(store: Store, name: str, wanted: list[str] | None) -> list[ShardIn
             column_encodings=tuple(columns.values()),
             column_sizes=tuple(_fixed(encoding) for encoding in columns.values()),
             format="parquet",
-            start=max(0, min(_begin(chunk) for chunk in chunks)),
             part=part,
         )
         shards += [info] if group.num_rows else []
     return shards
+
+
+def _share(store: Store, name: str, columns: tuple[str, ...]) -> float:
+    """Return which part of the bytes of its first row group some columns take."""
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    footer, size = _footer(store, name)
+    found = []
+    for asked in (columns, None):
+        probe = _Probe(store, name, size)
+        # The probe's own error ends it; a broken footer is named when it is read.
+        with suppress(pyarrow.ArrowException, OSError, ValueError):
+            opened = pq.ParquetFile(probe, metadata=footer, pre_buffer=True)
+            next(opened.iter_batches(row_groups=[0], columns=asked, use_threads=False), None)
+        found.append(probe.num_wanted)
+    return min(1.0, found[0] / found[1]) if found[1] else 1.0
 
 
 def _fixed(encoding: str) -> int | None:
@@ -209,8 +232,8 @@ def _fixed(encoding: str) -> int | None:
     return value_dtype(encoding).itemsize if is_scalar else None
 
 
-def _columns(where: str, footer: Any, wanted: list[str] | None) -> dict[str, str]:
-    """Return the encodings of the columns that are read, by name, in the order of the file."""
+def _columns(where: str, footer: Any, wanted: list[str] | None) -> tuple[dict[str, str], float]:
+    """Return the encodings of the columns that are read, by name, and their part of all."""
     with _faults(where):
         schema = footer.schema.to_arrow_schema()
     found = {field.name: encoding_of(field.type) for field in schema}
@@ -228,7 +251,7 @@ def _columns(where: str, footer: Any, wanted: list[str] | None) -> dict[str, str
     if not columns:
         kinds = ", ".join(f"{field.name}: {field.type}" for field in schema)
         raise ShardError(f"{where}: no column holds texts, numbers or lists of numbers; {kinds}")
-    return columns
+    return columns, len(columns) / len(found)
 
 
 def _alike(store: Store, names: list[str], parts: Iterator[list[ShardInfo]]) -> Iterator[list]:
@@ -247,46 +270,6 @@ def _alike(store: Store, names: list[str], parts: Iterator[list[ShardInfo]]) -> 
                     "those that all files have by the option 'columns'"
                 )
         yield part
-
-
-def _leaves(footer: Any, names: tuple[str, ...]) -> list[int]:
-    """Return the places of the columns of the file that make up those columns of the table."""
-    found = []
-    for leaf in range(footer.num_columns):
-        path = footer.schema.column(leaf).path
-        if any(path == name or path.startswith(f"{name}.") for name in names):
-            found.append(leaf)
-    return found
-
-
-def _begin(chunk: Any) -> int:
-    """Return the first byte of a column chunk."""
-    begin = int(chunk.data_page_offset)
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < begin:
-        begin = int(chunk.dictionary_page_offset)
-    return begin
-
-
-def _span(where: str, chunk: Any, size: int) -> tuple[int, int]:
-    """Return where a column chunk lies, checked against the length of the file."""
-    begin = _begin(chunk)
-    end = begin + int(chunk.total_compressed_size)
-    if not 0 <= begin <= end <= size:
-        raise ShardError(
-            f"{where}: column {chunk.path_in_schema!r} lies in bytes {begin} to {end} of {size}; "
-            "the file was cut or replaced: copy it again"
-        )
-    return begin, end
-
-
-def _decoded_bytes(footer: Any, group: Any, name: str, encoding: str) -> int:
-    """Return what the values of a column take in memory; of texts, what their pages do."""
-    chunks = [group.column(leaf) for leaf in _leaves(footer, (name,))]
-    if encoding in ("str", "bytes"):
-        size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    else:
-        size = sum(chunk.num_values for chunk in chunks) * value_dtype(encoding).itemsize
-    return min(max(0, size), MAX_COLUMN_BYTES)
 
 
 def _check_group(where: str, footer: Any, info: ShardInfo) -> None:

@@ -269,8 +269,11 @@ def test_what_is_not_verified_is_counted(form, tmp_path):
     store, shards, _ = make(form, tmp_path)
     for info in shards:
         strict = read_shard(store, info).unverified_bytes
-        assert strict == (0 if form.is_hashed and info.format != "parquet" else info.stored_bytes)
         unverified = read_shard(store, info, Ask(verify="none")).unverified_bytes
+        if info.format == "parquet":  # sizes are estimates, checksums not told of
+            assert 0 < strict == unverified <= info.stored_bytes
+            continue
+        assert strict == (0 if form.is_hashed else info.stored_bytes)
         assert unverified == info.stored_bytes
 
 
