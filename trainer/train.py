@@ -278,7 +278,7 @@ class Trainer:
         documents: list[np.ndarray] = []
         for shard_id in range(len(corpus.shards)):
             shard = corpus.read(shard_id)
-            values = shard.values("tokens", np.arange(info.num_samples))
+            values = shard.values("tokens", np.arange(shard.num_samples))
             documents += [np.asarray(tokens, dtype=np.int64) for tokens in values]
         corpus.close()
         return documents

@@ -44,7 +44,7 @@ def read_column(url, column):
     values = []
     for shard_id in range(len(corpus.shards)):
         shard = corpus.read(shard_id)
-        values += shard.values(column, np.arange(info.num_samples))
+        values += shard.values(column, np.arange(shard.num_samples))
     corpus.close()
     return values
 

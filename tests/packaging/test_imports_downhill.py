@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "ledger": {"errors", "storage"},
     "label": {"errors", "storage", "shards", "corpus", "order", "agents"},
 }
-WIRING = ("config", "loader", "metrics", "opening", "planning", "records", "state", "steps")  # join the rooms
+# These join the rooms.
+WIRING = ("config", "loader", "metrics", "opening", "planning", "records", "state", "steps")
 MAY_IMPORT |= {name: {*MAY_IMPORT, *WIRING} - {"label"} for name in WIRING}
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from moot.loader.errors import ConfigError
-from moot.loader.shards import MDSWriter, read_shard, read_index
+from moot.loader.shards import MDSWriter, read_index, read_shard
 from moot.loader.storage import open_store
 from moot.trainer.corpora import (
     DOMAINS,

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...loader.errors import ConfigError
-from ...loader.shards import Shard, read_shard, read_index
+from ...loader.shards import Shard, read_index, read_shard
 from ...loader.storage import Store, open_store
 from .build import CLEAN, read_meta
 from .tokens import import_tokenizers
