@@ -18,11 +18,11 @@ import numpy as np
 
 from .. import _core
 from ..errors import ShardError
-from ..storage import ShortObjectError, Store
+from ..storage import MissingObjectError, ShortObjectError, Store
 from .compression import decompress
 from .encodings import make_decoder
 from .hashing import check_digest, check_samples, hash_samples
-from .index import INDEX_NAME, ShardIndex, ShardInfo
+from .index import ShardIndex, ShardInfo
 from .index_json import read_index
 from .ranges import find_runs, read_spans, rows_of
 from .shard import Ask, Shard
@@ -120,7 +120,10 @@ class MDSShard(Shard):
 def find(store: Store, options: Mapping[str, Any]) -> ShardIndex | None:
     """Return the shards that index.json lists, None where there is no such file."""
     del options
-    return read_index(store) if store.exists(INDEX_NAME) else None
+    try:
+        return read_index(store)
+    except MissingObjectError:
+        return None
 
 
 def read(store: Store, info: ShardInfo, ask: Ask) -> MDSShard:
