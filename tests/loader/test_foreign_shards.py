@@ -191,6 +191,21 @@ def test_parquet_flipped_bytes_are_shard_errors(tmp_path_factory, flips):
         assert "a.parquet" in str(error)
 
 
+def test_parquet_broken_footers_do_not_end_the_process(store):
+    """Every byte of a footer in turn: `RowGroupMetaData.column` of pyarrow aborts on some."""
+    put_table(store, {"t": [[1, 2], []] * 20})
+    good = store.get("a.parquet")
+    places = range(len(good) - 8 - int.from_bytes(good[-8:-4], "little"), len(good))
+    for at in places:
+        bad = bytearray(good)
+        bad[at] ^= 1
+        store.put("a.parquet", bytes(bad))
+        try:
+            read_all(open_store(store.url), column="t")
+        except ShardError as error:
+            assert "a.parquet" in str(error)
+
+
 # ---- JSON lines
 
 
