@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ConfigError, ShardError
+from ..storage import ForbiddenError, Store
 from .cells import Cells
 from .sidecar import HASH, LABELS_NAME, LENGTH, Sidecar, open_sidecar
-from .streams import StreamStores
+from .streams import StreamStores, warn_refused
 from .where import Where
 
 KEPT_BYTES = 64 << 20
@@ -62,7 +63,7 @@ class StoredLabels:
             if stream_id not in self._opened:
                 store = self._stores.get(stream_id)
                 samples = self._samples[slice(*self._first_shard[stream_id : stream_id + 2])]
-                self._opened[stream_id] = open_sidecar(store, samples, self._digests[stream_id])
+                self._opened[stream_id] = _open(store, samples, self._digests[stream_id])
             return self._opened[stream_id]
 
     def require(self, stream_id: int) -> Sidecar:
@@ -172,6 +173,14 @@ class StoredLabels:
         while self._kept_bytes > KEPT_BYTES and len(self._columns) > 1:
             _, old = self._columns.popitem(last=False)
             self._kept_bytes -= old.nbytes
+
+
+def _open(store: Store, samples: np.ndarray, digest: str) -> Sidecar | None:
+    try:
+        return open_sidecar(store, samples, digest)
+    except ForbiddenError as error:
+        warn_refused(error)
+        return None
 
 
 def _sums(values: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -15,10 +15,10 @@ from ..errors import ConfigError, ShardError, StorageError
 from ..shards import ShardIndex, find_shards
 from ..shards.index import INDEX_NAME
 from ..shards.index_table import TABLE_NAME, read_stored_index
-from ..storage import Store
+from ..storage import ForbiddenError, Store
 from .corpus import Corpus
 from .sharing import Share, default_share, share_indexes
-from .streams import Stream, StreamStores
+from .streams import Stream, StreamStores, warn_refused
 
 _NUM_THREADS = 16
 
@@ -77,7 +77,11 @@ def read_indexes(streams: Sequence[Stream], stores: StreamStores) -> list[ShardI
 
 
 def _find(store: Store, stream: Stream) -> ShardIndex:
-    index = read_stored_index(store)
+    try:
+        index = read_stored_index(store)
+    except ForbiddenError as error:
+        index = None
+        warn_refused(error)
     if index is None:
         index = find_shards(store, stream.options, stream.format)
     elif stream.format is not None and {k.format for k in index.columns.kinds} != {stream.format}:

@@ -8,12 +8,13 @@ share one client, its threads and connections.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..storage import Store, open_store
+from ..storage import ForbiddenError, Store, open_store
 
 _BUCKETS = ("s3", "gs", "az", "http", "https")
 
@@ -95,6 +96,14 @@ class StreamStores:
         if root is None:
             root = self._roots[key] = open_store(root_url, options)
         return root.child(prefix) if prefix else root
+
+
+def warn_refused(error: ForbiddenError) -> None:
+    """Say that an object which need not be there was refused, and is taken as missing."""
+    warnings.warn(
+        f"{error}; taken as missing, since S3 answers so where keys may not list the bucket",
+        stacklevel=3,
+    )
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -14,8 +14,8 @@ from moot.loader.errors import ConfigError, MootError, ShardError, StorageError
 from moot.loader.shards import MDSWriter
 from moot.loader.shards.index_json import read_index
 from moot.loader.shards.index_table import write_index
-from moot.loader.storage import open_store
-from servers import FaultServer
+from moot.loader.storage import ForbiddenError, open_store
+from servers import Answer, FaultServer
 
 
 def write(folder, num, columns=None, size_limit=400):
@@ -134,6 +134,29 @@ def test_nothing_is_listed(tmp_path, stored):
         paths = [seen.path.rpartition("/")[2] for seen in server.log if seen.method == "GET"]
         assert paths.count("index.json") == 1
         assert len(server.log) < 2 * len(corpus.shards) + 8
+
+
+def test_keys_that_may_not_list_still_read(folder):
+    """S3 refuses what is missing where listing is not allowed; nothing optional may stop a run."""
+    with FaultServer(folder.parent) as server:
+        for name in ("moot.index.parquet", "labels.parquet"):
+            for method in ("GET", "HEAD"):
+                server.plan(Answer(403), path=name, method=method, forever=True)
+        with pytest.warns(UserWarning, match="parquet.*taken as missing"):
+            corpus = open_corpus(f"s3://{folder.name}/a", server.s3_options)
+        with pytest.warns(UserWarning, match=r"labels\.parquet.*taken as missing"):
+            assert corpus.stored_lengths(0) is None
+        assert corpus.stored_lengths(0) is None
+        assert ids_of(corpus, [0])[0] == "a 0"
+        corpus.close()
+
+
+def test_keys_that_may_read_nothing_are_refused(folder):
+    with FaultServer(folder.parent) as server:
+        server.plan(Answer(403), forever=True)
+        server.plan(Answer(403), method="HEAD", forever=True)
+        with pytest.warns(UserWarning), pytest.raises(ForbiddenError, match=r"index\.json"):
+            open_corpus(f"s3://{folder.name}/a", server.s3_options)
 
 
 def two_processes(corpus_of):
