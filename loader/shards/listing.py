@@ -16,7 +16,7 @@ from ..errors import ShardError
 from ..storage import Store
 
 # Files that lie beside shards and hold no samples.
-BESIDE = ("labels.parquet", "moot.index.parquet")
+BESIDE = ("labels.parquet", "moot.index.parquet", "truth.parquet")
 
 
 def find_files(store: Store, options: Mapping[str, Any], endings: Sequence[str]) -> list[str]:
