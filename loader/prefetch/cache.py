@@ -33,10 +33,6 @@ _STALLED_S = 0.2  # the same for a thread that fetches ahead
 _IDLE_S = 2.0
 
 
-def _number(shard_id: int) -> str:
-    return f"shard {shard_id}"
-
-
 class ShardCache:
     """The decoded shards that candidates refer to.
 
@@ -62,7 +58,7 @@ class ShardCache:
         pool: BufferPool | None = None,
         on_bad_shard: OnBadShard = "fail",
         substitute: Callable[[int], Shard] | None = None,
-        name: Callable[[int], str] = _number,
+        name: Callable[[int], str] = "shard {}".format,
         deadline_s: float = 600.0,
     ) -> None:
         self.failures = BadShards(on_bad_shard, substitute)

@@ -83,10 +83,11 @@ class HeldShards:
             self._make_room(0, self._spare({*protected, shard_id}, -1))
 
     def clear(self) -> None:
-        """Let go of all shards."""
+        """Let go of all shards, and of what was reserved for fetches that never began."""
         self.shards.clear()
         self._kept.clear()
-        self.charged_bytes = sum(self.in_flight.values())
+        self.in_flight.clear()
+        self.charged_bytes = 0
 
     def _spare(self, protected: Collection[int], place: int) -> list[int]:
         """Return who may go, first one first: least recently used, then the far end of the plan."""
