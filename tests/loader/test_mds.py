@@ -20,6 +20,7 @@ from moot.loader.shards import (
     ShardInfo,
     find_shards,
     gather,
+    ranges,
     read_shard,
 )
 from moot.loader.shards.compression import compress, decompress
@@ -678,3 +679,87 @@ def test_missing_and_unknown_columns_are_named(tmp_path):
 def test_wrong_settings_are_refused(tmp_path, columns, settings_, message):
     with pytest.raises(ShardError, match=message):
         MDSWriter(open_store(str(tmp_path)), columns, **settings_)
+
+
+# ---- single samples
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_some_rows_of_every_encoding(tmp_path_factory, data):
+    samples = make_samples(20, seed=data.draw(st.integers(0, 99)))
+    folder = tmp_path_factory.mktemp("rows")
+    write(folder, samples)
+    store = open_store(str(folder))
+    [info] = find_shards(store)
+    rows = np.array(sorted(data.draw(st.sets(st.integers(0, 19), max_size=15))), np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "GAP_BYTES", data.draw(st.sampled_from([-1, 300, 10**6])))
+        shard = read_shard(store, info, Ask(rows=rows, verify="ranges"))
+    whole = read_shard(store, info)
+    for name in COLUMNS:
+        for one, other in zip(shard.values(name, rows), whole.values(name, rows), strict=True):
+            assert np.array_equal(one, other)
+        if name != "any":  # each sample of its own type
+            assert shard.lengths(name)[rows].tolist() == whole.lengths(name)[rows].tolist()
+    for row in rows:
+        check_rows_gather(shard, samples, int(row))
+
+
+def check_rows_gather(shard, samples, row):
+    for name, dtype in (("tokens", np.uint16), ("grid", np.float32), ("domain", np.uint8)):
+        expected = np.asarray(samples[row][name], dtype).reshape(-1)
+        out, place = np.empty(expected.size, dtype), np.array([row], np.int32)
+        zero = np.zeros(1, np.int64)
+        gather([shard], name, zero.astype(np.int32), place, zero, zero + expected.size, out)
+        assert np.array_equal(out, expected)
+
+
+def test_rows_that_differ_in_their_type_are_values_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranges, "GAP_BYTES", -1)
+    write(tmp_path, make_samples(12))
+    store = open_store(str(tmp_path))
+    shard = read_shard(store, find_shards(store)[0], Ask(rows=np.array([3, 7]), verify="ranges"))
+    assert [value.dtype.name for value in shard.values("any", [3, 7])] == ["int16", "float32"]
+    with pytest.raises(ShardError, match="2 samples that were read, sample 1: is of another"):
+        shard.elements("any")
+
+
+def test_strict_reads_all_of_a_file_for_a_row(tmp_path):
+    write(tmp_path, make_samples(12))
+    fetch = damage(tmp_path, lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    assert fetch(rows=np.array([0]), verify="ranges").unverified_bytes > 0
+    with pytest.raises(ShardError, match="corrupt: xxh64"):
+        fetch(rows=np.array([0]), verify="strict")
+
+
+def test_header_longer_than_the_first_range(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranges, "GAP_BYTES", -1)
+    columns = {f"column_of_a_long_name_{i:04}": "int" for i in range(300)}
+    samples = [dict.fromkeys(columns, i) for i in range(5)]
+    write(tmp_path, samples, columns)
+    store = open_store(str(tmp_path))
+    shard = read_shard(store, find_shards(store)[0], Ask(rows=np.array([1, 4]), verify="ranges"))
+    assert shard.values("column_of_a_long_name_0299", [1, 4]) == [1, 4]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_lies_in_headers_never_crash_single_rows(valid, data):
+    info, good = valid
+    bad = good.copy()
+    at = 4 * data.draw(st.integers(0, info.num_samples + 1))
+    word = data.draw(st.one_of(st.integers(0, 300), st.integers(0, 2**32 - 1)))
+    bad[at : at + 4] = np.frombuffer(struct.pack("<I", word), np.uint8)
+    rows = np.array(sorted(data.draw(st.sets(st.integers(0, info.num_samples - 1)))), np.int64)
+    store = open_store("memory://lies/x")
+    store.put(info.basename, bad.tobytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranges, "GAP_BYTES", -1)
+        try:
+            shard = read_shard(store, info, Ask(rows=rows, verify="ranges"))
+            for name in info.column_names:
+                shard.values(name, rows)
+        except ShardError as error:
+            assert info.basename in str(error)
+    store.delete(info.basename)
