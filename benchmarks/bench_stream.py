@@ -294,15 +294,19 @@ class Bench:
         states = WORK / "states" / rival
         shutil.rmtree(states, ignore_errors=True)
         states.mkdir(parents=True)
-        hidden = {"states": str(states), "stops": stops, "kill_s": 240}
+        cache = WORK / "states" / f"{rival}-cache"  # LitData continues in a folder of one name only
+        hidden = {"states": str(states), "cache": str(cache), "stops": stops, "kill_s": 240}
         saved = self._execute(Run("behaviour", "states", rival, corpus=self.tokens, hidden=hidden))
         if "error" in saved:
             self.record(runs[0], saved)
             return
         by_stop = json.loads((states / "states.json").read_text())
         for run in runs:
+            shutil.rmtree(cache, ignore_errors=True)
             state = by_stop[str(run.extra["stop"])]
-            self.result(replace(run, hidden={"states": str(states), "state": state}))
+            hidden = {"states": str(states), "cache": str(cache), "state": state}
+            self.result(replace(run, hidden=hidden))
+        shutil.rmtree(cache, ignore_errors=True)
         shutil.rmtree(states)
 
     def indexes(self):
