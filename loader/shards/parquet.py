@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -75,7 +74,7 @@ def read(store: Store, info: ShardInfo, ask: Ask) -> ArrayShard:
     where = f"{store.url}/{info.basename}, row group {info.part}"
     ask.wanted(info, where)
     names = ask.named(info, where)
-    footer, size = _footer(store, info.basename)
+    footer, size = _footers.get(store, info.basename)
     _check_group(where, footer, info)
     file = _GroupFile(store, info.basename, size, ask)
     builders = {}
@@ -114,8 +113,9 @@ class _GroupFile(RangedFile):
 
     def _view(self, size: int) -> np.ndarray:
         buffer = self._ask.allocate(size)
-        if size:
-            self._store.get_range_into(self.name, self._position, buffer)
+        if size and self._store.get_range_into(self.name, self._position, buffer) != self.size:
+            where = f"{self._store.url}/{self.name}"
+            raise ShardError(f"{where} was replaced since its footer was read; open it again")
         self.num_fetched += size
         return buffer
 
@@ -133,53 +133,47 @@ class _Probe(RangedFile):
 
 
 class _Footers:
-    """The footers last used of each store, and the lengths of the files. Thread-safe.
+    """The footers last used, by URL and name, and the lengths of their files. Thread-safe.
 
     Every row group of a file needs its footer, and the shards of a file are not read one after the
-    other. They die with the store.
+    other. `find` reads each anew; a file that changes afterwards is told by its length.
     """
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Store, OrderedDict[str, tuple[Any, int]]]
-        self._kept = WeakKeyDictionary()
+        self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
+        self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, store: Store, name: str) -> tuple[Any, int] | None:
+    def get(self, store: Store, name: str) -> tuple[Any, int]:
+        """Return the metadata of a file and its length, from memory or from its end."""
         with self._lock:
-            kept = self._kept.setdefault(store, OrderedDict())
-            if name in kept:
-                kept.move_to_end(name)
-            return kept.get(name)
+            found = self._kept.get((store.url, name))
+            if found is not None:
+                self._kept.move_to_end((store.url, name))
+        return found or self.read(store, name)
 
-    def keep(self, store: Store, name: str, footer: Any, size: int) -> None:
+    def read(self, store: Store, name: str) -> tuple[Any, int]:
+        """Return the metadata of a file and its length, read by one or two ranges at its end."""
+        import pyarrow.parquet as pq
+
+        file = RangedFile(store, name)
+        with _faults(f"{store.url}/{name}"):
+            footer = pq.read_metadata(file)
         with self._lock:
-            kept = self._kept.setdefault(store, OrderedDict())
-            kept[name] = footer, size
-            held = sum(footer.serialized_size for footer, _ in kept.values())
-            while held > _KEPT_BYTES and len(kept) > 1:
-                held -= kept.popitem(last=False)[1][0].serialized_size
+            old = self._kept.pop((store.url, name), None)
+            self._num_bytes += footer.serialized_size - (old[0].serialized_size if old else 0)
+            self._kept[store.url, name] = footer, file.size
+            while self._num_bytes > _KEPT_BYTES and len(self._kept) > 1:
+                self._num_bytes -= self._kept.popitem(last=False)[1][0].serialized_size
+        return footer, file.size
 
 
 _footers = _Footers()
 
 
-def _footer(store: Store, name: str) -> tuple[Any, int]:
-    """Return the metadata of a file, read by one or two ranges at its end, and its length."""
-    import pyarrow.parquet as pq
-
-    found = _footers.get(store, name)
-    if found is not None:
-        return found
-    file = RangedFile(store, name)
-    with _faults(f"{store.url}/{name}"):
-        footer = pq.read_metadata(file)
-    _footers.keep(store, name, footer, file.size)
-    return footer, file.size
-
-
 def _describe(store: Store, name: str, wanted: list[str] | None) -> list[ShardInfo]:
     """Return the row groups of a file."""
-    where, (footer, size) = f"{store.url}/{name}", _footer(store, name)
+    where, (footer, size) = f"{store.url}/{name}", _footers.read(store, name)
     columns, share = _columns(where, footer, wanted)
     if share < 1 and footer.num_row_groups:
         share = _share(store, name, tuple(columns))
@@ -215,7 +209,7 @@ def _share(store: Store, name: str, columns: tuple[str, ...]) -> float:
     import pyarrow
     import pyarrow.parquet as pq
 
-    footer, size = _footer(store, name)
+    footer, size = _footers.get(store, name)
     found = []
     for asked in (columns, None):
         probe = _Probe(store, name, size)
