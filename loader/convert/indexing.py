@@ -68,7 +68,7 @@ def index_corpus(
         if shards is None:
             wanted = f"format {format_name}" if format_name else "any format that is read"
             raise ConfigError(f"{store.url} holds no shards of {wanted}; check the URL")
-        write_index(store, shards)
+        write_index(store, shards, options)
         return _indexed(store, TABLE_NAME, shards)
     finally:
         store.close()

@@ -78,7 +78,7 @@ def read_indexes(streams: Sequence[Stream], stores: StreamStores) -> list[ShardI
 
 def _find(store: Store, stream: Stream) -> ShardIndex:
     try:
-        index = read_stored_index(store)
+        index = read_stored_index(store, stream.options)
     except ForbiddenError as error:
         index = None
         warn_refused(error)

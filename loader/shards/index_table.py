@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,13 @@ _BLOCK_BYTES = 1 << 16
 _NUM_BLOCKS = 8
 
 
-def write_index(store: Store, index: ShardIndex) -> None:
+def write_index(store: Store, index: ShardIndex, options: Mapping[str, Any] | None = None) -> None:
     """Store an index beside the shards it names, so that it is read in place of finding them.
 
     Args:
         store: Where the shards lie. If they have an index.json, `index` must be what it says.
         index: As `find_shards` returned it.
+        options: Those it was found with; who reads it with others is told.
 
     Raises:
         StorageError: The store cannot be read or written.
@@ -52,6 +53,7 @@ def write_index(store: Store, index: ShardIndex) -> None:
     table = table.replace_schema_metadata({
         **table.schema.metadata,
         b"moot.source": json.dumps(source).encode(),
+        b"moot.options": _spelled(options),
     })
     sink = io.BytesIO()
     pq.write_table(
@@ -67,12 +69,17 @@ def write_index(store: Store, index: ShardIndex) -> None:
     store.put(TABLE_NAME, sink.getbuffer())
 
 
-def read_stored_index(store: Store) -> ShardIndex | None:
+def read_stored_index(store: Store, options: Mapping[str, Any] | None = None) -> ShardIndex | None:
     """Read and check moot.index.parquet; None where there is none.
+
+    Args:
+        store: Where the shards lie.
+        options: What their format is told; None takes those that the index was made with.
 
     Raises:
         StorageError: It cannot be read.
-        ShardError: It is malformed, or the index.json it was made of has changed since.
+        ShardError: It is malformed, was made with other options, or the index.json it was made of
+            has changed since.
     """
     try:
         data = store.get(TABLE_NAME)
@@ -86,6 +93,12 @@ def read_stored_index(store: Store) -> ShardIndex | None:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ShardError(f"{where} is no Parquet table ({error}); delete it") from error
     _check_source(store, where, metadata)
+    made_with = metadata.get(b"moot.options", b"{}")
+    if options is not None and _spelled(options) != made_with:
+        raise ShardError(
+            f"{where} was made with the options {made_with.decode('utf-8', 'replace')}, not with "
+            f"{_spelled(options).decode()}: leave them out, or make it again with `moot index`"
+        )
     pa.default_memory_pool().release_unused()
     return index
 
@@ -237,6 +250,10 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
+def _spelled(options: Mapping[str, Any] | None) -> bytes:
+    return json.dumps(dict(options or {}), sort_keys=True, default=list).encode()
+
+
 def _describe_source(store: Store) -> dict[str, Any] | None:
     """Return what tells an index.json from another one: its size, and the hash of parts of it."""
     try:
@@ -263,5 +280,5 @@ def _check_source(store: Store, where: str, metadata: dict[bytes, bytes]) -> Non
     if made_of != _describe_source(store):
         raise ShardError(
             f"{where} is stale: it was not made of the {INDEX_NAME} that lies beside it now; "
-            "delete it, or make it again with write_index"
+            "delete it, or make it again with `moot index`"
         )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moot.loader.corpus import open_corpus
+from moot.loader.corpus import Stream, open_corpus
 from moot.loader.errors import ShardError
 from moot.loader.shards import MDSWriter, ShardIndex, ShardInfo
 from moot.loader.shards.columns import narrow_codes
@@ -304,6 +304,15 @@ def test_a_large_json_that_changed_in_the_middle_is_stale(tmp_path):
     )
     with pytest.raises(ShardError, match="stale"):
         read_stored_index(store)
+
+
+def test_options_other_than_those_it_was_made_with_are_refused(store, tmp_path):
+    write_index(store, read_index(store), {"columns": ["id"], "dtype": "uint16"})
+    assert read_stored_index(store) is not None
+    assert read_stored_index(store, {"dtype": "uint16", "columns": ("id",)}) is not None
+    for options in ({}, {"columns": ["id"]}, {"columns": ["q"], "dtype": "uint16"}):
+        with pytest.raises(ShardError, match="made with the options .*leave them out"):
+            open_corpus([Stream(str(tmp_path), options=options)])
 
 
 def rewrite(tmp_path, change):
