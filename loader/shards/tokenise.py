@@ -153,11 +153,8 @@ class Tokeniser:
     ) -> TokenisedShard:
         """Return the shard with a column of ids, `tokens`, beside its own; see `encode_column`.
 
-        Raises:
-            ShardError: As `encode_column`, or the shard has a column `tokens`.
+        It stands in the place of a stored column of that name.
         """
-        if TOKENS in shard.info.column_names:
-            raise ShardError(f"{shard.where} has a column {TOKENS!r}; read it, do not tokenise")
         return TokenisedShard(
             shard, self.encode_column(shard, column, rows=rows, allocate=allocate)
         )
@@ -181,11 +178,17 @@ class TokenisedShard(Shard):
     """A shard with ids beside the columns it was read with. Made by `Tokeniser.tokenise`."""
 
     def __init__(self, base: Shard, tokens: Flat) -> None:
+        columns = zip(
+            base.info.column_names,
+            base.info.column_encodings,
+            base.info.column_sizes,
+            strict=True,
+        )
+        kept = [column for column in columns if column[0] != TOKENS]
+        kept.append((TOKENS, f"ndarray:{tokens.values.dtype.name}", None))
+        names, encodings, sizes = zip(*kept, strict=True)
         info = replace(
-            base.info,
-            column_names=(*base.info.column_names, TOKENS),
-            column_encodings=(*base.info.column_encodings, f"ndarray:{tokens.values.dtype.name}"),
-            column_sizes=(*base.info.column_sizes, None),
+            base.info, column_names=names, column_encodings=encodings, column_sizes=sizes
         )
         super().__init__(info, base.where)
         self.unverified_bytes = base.unverified_bytes

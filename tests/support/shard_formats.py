@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from moot.loader.shards import MDSWriter
 from moot.loader.shards.jsonl_index import index_jsonl
+from moot.loader.shards.parquet_writer import ParquetWriter
 
 SAMPLE_TOKENS = 16  # of raw files
 
@@ -32,6 +33,24 @@ def documents(num: int, seed: int = 0, longest: int = 60) -> list[dict]:
         }
         for _ in range(num)
     ]
+
+
+def make_tokenizer(vocabulary=300) -> str:
+    """The text of a small tokenizer.json; <eod> is 0, <bos> is 1 and added when asked for."""
+    import tokenizers
+
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<eod>", "<bos>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    made.train_from_iterator(["the cat sat on the mat"] * 3, trainer)
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
+    return made.to_str()
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,14 @@ def put_parquet(store, docs, per_shard, kinds=None, **options):
         store.put("b/c.parquet", parquet_bytes(table.slice(half), per_shard, **options))
     store.put("_hidden.parquet", b"not Parquet")
     store.put("labels.parquet", b"not Parquet")
+
+
+def put_our_parquet(store, docs, per_shard):
+    size = sum(len(d["text"].encode()) + d["tokens"].nbytes + 24 for d in docs) // len(docs)
+    columns = {"tokens": "ndarray:uint16", "text": "str", "n": "int64"}
+    with ParquetWriter(store, columns, row_group_bytes=size * per_shard) as writer:
+        for document in docs:
+            writer.write(document)
 
 
 def lines_of(docs) -> list[bytes]:
@@ -201,6 +228,7 @@ FORMATS = [
     Format("parquet", put_parquet, ALL, "parquet"),
     Format("parquet-large", _with(put_parquet, kinds=LARGE, compression="zstd"), ALL, "parquet"),
     Format("parquet-coded", _with(put_parquet, kinds=CODED), ALL, "parquet"),
+    Format("parquet-ours", put_our_parquet, ALL, "parquet"),
     Format("parquet-checked", _with(put_parquet, write_page_checksum=True), ALL, "parquet",
            is_hashed=True),
     Format("jsonl", put_jsonl, ALL, "jsonl", FIELDS, is_hashed=True),
