@@ -27,7 +27,11 @@ TOKENS = "tokens"  # what a tokenised column is called
 
 def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Source:
     """Open a corpus with its order and its shard cache."""
-    corpus = open_corpus(list_streams(url, config.format), config.storage_options)
+    corpus = open_corpus(
+        list_streams(url, config.format),
+        config.storage_options,
+        share="auto" if config.process_ranks[1] > 1 else None,  # one rank alone must not wait
+    )
     cache = None
     try:
         encoding = corpus.require(config.column)
