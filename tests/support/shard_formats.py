@@ -65,6 +65,7 @@ class Format:
     is_hashed: bool = False  # a flipped byte is found without hashes of samples
     reads_rows: bool = False  # single samples by ranges
     cut: Callable = lambda documents: documents  # what the samples are
+    is_variant: bool = False  # differs from its neighbours in how values are stored, no more
 
     def __str__(self) -> str:
         return self.name
@@ -221,13 +222,15 @@ RAW = {"sample_tokens": SAMPLE_TOKENS}
 FORMATS = [
     Format("mds", put_mds, ALL, "mds", is_hashed=True, reads_rows=True),
     *(
-        Format(f"mds-{name}", _with(put_mds, compression=name), ALL, "mds", is_hashed=True)
+        Format(f"mds-{name}", _with(put_mds, compression=name), ALL, "mds", is_hashed=True,
+               is_variant=name != "zstd")
         for name in ("zstd", "gz", "bz2", "br:1", "snappy")
     ),
     Format("mds-unhashed", _with(put_mds, hashes=()), ALL, "mds", reads_rows=True),
     Format("parquet", put_parquet, ALL, "parquet"),
-    Format("parquet-large", _with(put_parquet, kinds=LARGE, compression="zstd"), ALL, "parquet"),
-    Format("parquet-coded", _with(put_parquet, kinds=CODED), ALL, "parquet"),
+    Format("parquet-large", _with(put_parquet, kinds=LARGE, compression="zstd"), ALL, "parquet",
+           is_variant=True),
+    Format("parquet-coded", _with(put_parquet, kinds=CODED), ALL, "parquet", is_variant=True),
     Format("parquet-ours", put_our_parquet, ALL, "parquet"),
     Format("parquet-checked", _with(put_parquet, write_page_checksum=True), ALL, "parquet",
            is_hashed=True),
@@ -241,7 +244,7 @@ FORMATS = [
            "megatron", reads_rows=True),
     Format("raw", put_raw, TOKENS, "raw", RAW, reads_rows=True, cut=cut_stream),
     Format("raw-uint32", _with(put_raw, dtype="<u4"), TOKENS, "raw", {**RAW, "dtype": "uint32"},
-           reads_rows=True, cut=cut_stream),
+           reads_rows=True, cut=cut_stream, is_variant=True),
     Format("llm.c", put_llmc, TOKENS, "raw", RAW, reads_rows=True, cut=cut_stream),
     Format("npy", put_npy, TOKENS, "raw", RAW, reads_rows=True, cut=cut_stream),
 ]  # fmt: skip
