@@ -33,6 +33,7 @@ from .batches import (
 )
 from .config import LoaderConfig
 from .console import Console, Policy
+from .errors import ShardError
 from .order import Block, Packing, SlotLayout
 from .prefetch import Source
 
@@ -191,7 +192,11 @@ class StepMaker:
 
     def _plan(self, step: int) -> _Local:
         self._planner.prefetch(self._source, step)
-        block = self._planner.advance(step, self._block_steps)
+        try:
+            block = self._planner.advance(step, self._block_steps)
+        except ShardError:  # the steps before the one that needs the bad shard are still good
+            block = self._planner.advance(step, 1)
+            self._block_steps = 1
         pieces = max(int(block.end[-1]) // block.num_steps, 1)
         most = min(_BLOCK_STEPS, max(_BLOCK_PIECES // pieces, 1))
         self._block_steps = min(2 * self._block_steps, most)

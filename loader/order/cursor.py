@@ -152,12 +152,13 @@ class Cursor:
         change = self.mixture.next_change(step)
         if change is not None:
             num_steps = min(num_steps, change - step)
-        count = int(self._per_step * num_steps * _SLACK) + 8
+        # A single step looks no further than it must: what lies ahead may be slow to come, or bad.
+        count = int(self._per_step * num_steps * _SLACK) + (8 if num_steps > 1 else 1)
         while count <= _AHEAD_LIMIT:
             block = self._plan(step, num_steps, count)
             if block is not None:
                 return block
-            count *= 4
+            count *= 2
         raise ConfigError(f"a step takes more than {_AHEAD_LIMIT} documents: lower batch_rows")
 
     def _plan(self, step: int, num_steps: int, count: int) -> Block | None:

@@ -90,7 +90,8 @@ class Source:
                 ahead = self.order.upcoming(queue, position)
                 upcoming += [(distance / drawn, shard) for distance, shard in ahead]
         upcoming.sort()
-        self.cache.prefetch(list(dict.fromkeys([*held.tolist(), *(s for _, s in upcoming)])))
+        shards = dict.fromkeys([*held.tolist(), *(shard for _, shard in upcoming)])
+        self.cache.prefetch([shard for shard in shards if self._holds_wanted(shard)])
 
     def _needed(self, queues: np.ndarray, strands: range) -> np.ndarray:
         """Which queues' shards are fetched: those read, or whose lengths nothing else tells."""
@@ -144,8 +145,13 @@ class Source:
                 self._lengths.popitem(last=False)
         return lengths
 
+    def _holds_wanted(self, shard_id: int) -> bool:
+        return self._where is None or self.corpus.wanted(shard_id, self._where).size > 0
+
     def _measure(self, shard_id: int) -> np.ndarray:
         """Return the tokens of every document of a shard, as stored beside it if they are."""
+        if not self._holds_wanted(shard_id):
+            return np.full(int(self.corpus.samples_per_shard[shard_id]), NOT_WANTED, np.int64)
         stored = self.corpus.stored_lengths(shard_id) if self._uses_stored_lengths else None
         if stored is None:
             (shard,) = self.cache.get([shard_id])
