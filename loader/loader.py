@@ -436,6 +436,7 @@ class Loader(DataLoader[Batch]):
             check_plan(body["plan"], self._plan)
             if self._mosaic is not None:
                 self._mosaic.resume(body["mosaic"])
+            self._planner().load(table)  # refuses what it cannot continue from
         self._threads.stop()
         if "mixture" in body:
             self._mixture.load(body["mixture"])

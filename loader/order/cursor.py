@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from .._core import draws, plan
+from .._core import POSITION_BITS, draws, plan
 from ..errors import ConfigError, StateError
 from .mixture import Mixture
 from .strands import Order
@@ -131,12 +131,17 @@ class Cursor:
         self._per_step = float(lanes_per_strand)
 
     def load(self, table: np.ndarray) -> None:
-        """Continue from a saved table; StateError if its shape does not fit."""
+        """Continue from a saved table; StateError if it does not fit or cannot be one."""
         if table.shape != self.table.shape:
             raise StateError(
                 f"the saved cursor has shape {table.shape}, this loader needs {self.table.shape}: "
                 "resume with the batch_rows, num_slots, lanes and streams of the run that saved it"
             )
+        queues, (keys, offsets) = table[: self._num_queues, 0], table[self._num_queues :].T
+        are_right = (queues >= 0).all() and (queues >> POSITION_BITS == 0).all()
+        are_right &= bool((offsets >= 0).all() and (keys >= -1).all())
+        if not are_right or (keys >> POSITION_BITS >= self._num_queues).any():
+            raise StateError("the state is damaged (no such position): resume from another one")
         self.table = np.ascontiguousarray(table, dtype=np.int64)
 
     def open_keys(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from corpora import random_lengths, tokens_of, write_corpus
 from moot.loader import ConfigError, Loader, StateError
 from moot.loader.corpus import Stream
+from moot.loader.state import decode, encode
 
 PACKINGS = ["contiguous", "first_fit", "best_fit", "pad"]
 SETTINGS = {"batch_rows": 8, "seq_len": 64, "num_slots": 2, "seed": 5, "window_shards": 3}
@@ -179,6 +180,22 @@ def test_a_mixture_cannot_change_in_the_past(corpus, other):
         loader.load_state_dict(state)
         with pytest.raises(StateError, match=r"steps before \d are delivered"):
             loader.set_mixture([1, 1], step=1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [((0, 0), -2), ((0, 0), 2**62), ((-1, 0), -2), ((-1, 0), 2**63 - 1), ((-1, 1), -2)],
+)
+def test_a_state_of_impossible_positions_is_refused_and_changes_nothing(corpus, place, value):
+    with Loader(corpus, **SETTINGS) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+        body, table = decode(state)
+        table[place] = value
+        with pytest.raises(StateError, match="damaged"):
+            loader.load_state_dict(encode(body, table))
+        assert loader.state_dict() == state
+        next(iter(loader))
 
 
 def test_two_iterators_share_one_stream(corpus):
