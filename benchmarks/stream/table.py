@@ -138,7 +138,7 @@ def _ratios(body, rows, everything):
     spent = _median([row.get("cpu_s_per_raw_gb") for row in rows if row["rival"] == "ours"])
     if floor and spent:
         parts.append(f"CPU {spent / floor:.2f}x the floor")
-    return "Ours: " + ", ".join(parts) + "." if parts else ""
+    return "Ours, overall samples/s: " + ", ".join(parts) + "." if parts else ""
 
 
 def _trials(rows):
