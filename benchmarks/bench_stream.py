@@ -159,7 +159,9 @@ class Bench:
         if run.mode == "base":
             return self._child(python, "stream.measure", {"mode": "base"}, folder, 60, {})
         rival = RIVALS[run.rival]
-        options = {**rival.options, **run.extra.get("options", self.chosen(run.rival))}
+        is_trial = "options" in run.extra
+        chosen = run.extra["options"] if is_trial else self.chosen(run.rival)
+        options = {**rival.options, **chosen}
         ask = {"mode": run.mode, "reader": rival.reader, "options": options}
         ask |= {"first_on_path": list(rival.path), "base_kb": self.base_kb(run.rival)}
         ask |= {"limit_s": self.limit_s, "least": 10, "batches": self.batches(run.corpus)}
