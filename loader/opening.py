@@ -43,6 +43,7 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
         check_mosaic(corpus, config)
         order = _open_order(corpus, config)
         disk = _open_disk(config)
+        is_small = 2 * int(corpus.shards.raw_bytes.sum()) <= config.budget_bytes
         cache = ShardCache(
             _fetch(corpus, config, where, tokeniser, disk),
             lambda shard_id: footprint(corpus.shards[shard_id]),
@@ -50,6 +51,7 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
             num_threads=config.fetch_threads,
             on_bad_shard=config.on_bad_shard,
             substitute=lambda shard_id: _lost_shard(corpus, shard_id, column, encoding),
+            keeps_finished=is_small,
             name=lambda shard_id: f"shard {corpus.shards[shard_id].stored_name}",
             deadline_s=config.batch_timeout_s,
         )
@@ -62,6 +64,7 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
             where=where,
             disk=disk,
             uses_stored_lengths=tokeniser is None,
+            shards_ahead=None if is_small else config.fetch_threads,
         )
     except BaseException:
         if cache is not None:

@@ -44,6 +44,8 @@ class ShardCache:
         pool: Where memory comes from; None makes one of the same budget, closed with the cache.
             What others have in use of it counts against the budget.
         on_bad_shard, substitute: As for `BadShards`.
+        keeps_finished: Hold shards that no plan needs until their room is; False lets them go at
+            once, so that the memory in use is no more than is needed and stays warm.
         name: What to call a shard in messages.
         deadline_s: The longest that `get` waits.
     """
@@ -58,6 +60,7 @@ class ShardCache:
         pool: BufferPool | None = None,
         on_bad_shard: OnBadShard = "fail",
         substitute: Callable[[int], Shard] | None = None,
+        keeps_finished: bool = True,
         name: Callable[[int], str] = "shard {}".format,
         deadline_s: float = 600.0,
     ) -> None:
@@ -66,6 +69,7 @@ class ShardCache:
         self._owns_pool = pool is None
         self._fetch, self._footprint, self._name = fetch, footprint, name
         self._deadline_s = deadline_s
+        self._keeps_finished = keeps_finished
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._held = HeldShards(budget_bytes, self.pool)
@@ -124,6 +128,8 @@ class ShardCache:
                 shard_id: place for place, shard_id in enumerate(dict.fromkeys(plan))
             }
             self._failed = {i: e for i, e in self._failed.items() if i in self._held.plan}
+            if not self._keeps_finished:
+                self._held.drop_finished(self._demanded)
             self._changed.notify_all()
 
     def get(self, shard_ids: Sequence[int]) -> list[Shard]:

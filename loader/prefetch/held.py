@@ -82,6 +82,11 @@ class HeldShards:
         if self.taken() > self.budget_bytes:  # it keeps more than it needed
             self._make_room(0, self._spare({*protected, shard_id}, -1))
 
+    def drop_finished(self, protected: Collection[int]) -> None:
+        """Let go of what no plan needs, so that its memory serves what comes next."""
+        for shard_id in [i for i in self.shards if i not in self.plan and i not in protected]:
+            self._drop(shard_id)
+
     def clear(self) -> None:
         """Let go of all shards, and of what was reserved for fetches that never began."""
         self.shards.clear()

@@ -29,6 +29,8 @@ class Source:
         where: Documents that it refuses are passed over and, where possible, never fetched.
         disk: Where stored shards are kept, for its counters.
         uses_stored_lengths: Lengths stored beside the shards are those of the column.
+        shards_ahead: Shards fetched beyond those that are being read; None fetches all that the
+            order names and the budget allows.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Source:
         where: Where | None = None,
         disk: DiskCache | None = None,
         uses_stored_lengths: bool = True,
+        shards_ahead: int | None = None,
     ) -> None:
         self.token_dtype = token_dtype(encoding)
         self.stored_dtype = np.dtype(encoding.split(":")[1] if ":" in encoding else "int64")
@@ -54,6 +57,7 @@ class Source:
         self._where = where
         self._fixed = _fixed_length(encoding) if where is None else None
         self._uses_stored_lengths = uses_stored_lengths
+        self._shards_ahead = shards_ahead
         self._lock = threading.Lock()
         self._lengths: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lengths_kept = 4 * self.window_shards * order.num_streams
@@ -90,6 +94,9 @@ class Source:
                 ahead = self.order.upcoming(queue, position)
                 upcoming += [(distance / drawn, shard) for distance, shard in ahead]
         upcoming.sort()
+        num_read = sum(distance == 0 for distance, _ in upcoming)
+        if self._shards_ahead is not None:
+            upcoming = upcoming[: num_read + self._shards_ahead]
         shards = dict.fromkeys([*held.tolist(), *(shard for _, shard in upcoming)])
         self.cache.prefetch([shard for shard in shards if self._holds_wanted(shard)])
 

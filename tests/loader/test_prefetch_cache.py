@@ -460,3 +460,15 @@ def test_a_dead_network_is_not_a_bad_shard():
 def test_a_policy_that_cannot_work_is_refused(settings):
     with pytest.raises(ConfigError, match="substitute"):
         cache_of(8 * MIB, **settings)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_no_plan_needs_is_let_go_at_once_where_it_is_not_kept(keeps):
+    cache = cache_of(64 * MIB, keeps_finished=keeps)
+    cache.prefetch([0, 1, 2])
+    cache.get([0, 1, 2])
+    cache.prefetch([2, 3])
+    cache.get([2, 3])
+    until(lambda: cache.counters()["in_flight"] == 0)
+    assert cache.pool.used_bytes == pytest.approx((4 if keeps else 2) * MIB, rel=0.2)
+    cache.close()
