@@ -73,13 +73,13 @@ def test_wrong_keys_are_told(doctor, folder, tmp_path):
 
 
 def test_wrong_bucket_and_missing_prefix_are_told(doctor):
-    with moto_s3("moot-test") as options:
+    with moto_s3("moot-doctor-empty") as options:
         status, found = doctor("s3://moot-none/p", options)
         assert status == 1
         assert "the bucket does not exist" in found["answer"]
-        status, found = doctor("s3://moot-test/p", options)
+        status, found = doctor("s3://moot-doctor-empty/p", options)
         assert status == 1
-        assert "the bucket moot-test is empty" in found["prefix"]
+        assert "the bucket moot-doctor-empty is empty" in found["prefix"]
 
 
 def test_other_prefixes_are_named(doctor, folder, tmp_path):
