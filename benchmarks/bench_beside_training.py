@@ -9,8 +9,6 @@ and the optimizer are timed with the call that hands over the batch.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 import torch
 from moot.loader import Loader
 from moot.trainer.model import GPT, GPTConfig, loss
+from stream import environment
 
 SETTINGS = {"batch_rows": 16, "seq_len": 256, "rank": 0, "world_size": 1}
 WARM = 5
@@ -61,13 +60,14 @@ def main() -> None:
     slower = 100 * (medians["loader"] / medians["memory"] - 1)
     print(f"step {medians['loader'] * 1e3:.1f} ms beside the loader, {slower:+.1f} % of memory's")
     if args.out:
-        machine = {
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        machine = {**environment.machine(), "torch": torch.__version__}
         config = {**SETTINGS, "steps": args.steps, "repeats": args.repeats}
-        found = {"machine": machine, "config": config, "medians_s": medians}
+        found = {
+            "commit": environment.commit(),
+            "machine": machine,
+            "config": config,
+            "medians_s": medians,
+        }
         found["slower_percent"] = slower
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 

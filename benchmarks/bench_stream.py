@@ -10,6 +10,8 @@ cold        first pass, empty caches; before it the trials that choose each riva
             whole pass of every reader that is compared with the corpus, and the floor
 conditions  caches filled; 20 ms before every answer; TLS
 behaviour   documents packed to rows, resuming, the end of an epoch, indexes of 10^5 and 10^6 shards
+selection   what choosing costs: stored labels that keep all to a sixteenth, three inline agents,
+            Python in the step
 
 Needs nginx with Lua and openssl (Debian: nginx-light libnginx-mod-http-lua openssl); makes the
 peers' environment itself. Everything lies in build/bench.
@@ -33,9 +35,14 @@ from stream.server import serve
 
 WORK = environment.BUILD / "bench"
 SERVED = WORK / "served"
-FORMS = ("bin", "mds", "litdata-zstd", "litdata-raw", "tar", "parquet")
+FORMS = {"webdataset": "tar", "huggingface": "parquet", "memmap": "bin"}  # else mds
 FULL_ROWS, SMALL_ROWS = 392_704, 73_728  # multiples of 128; 1.61 and 0.30 GB of tokens
 STOPS = (0.1, 0.5, 0.9)
+LABELLED = "tokens-labelled-small"
+LABELLED_SHARD_BYTES = 1152 * 4100 + 2048  # 64 shards of 1,152 samples: four of each state
+KEPT = (16, 8, 4, 1)  # of sixteen states
+START_S = 4.0  # what a process takes beside its measurement, for forecasts alone
+WRITTEN_A_S = (25_000, 100_000)  # samples of 2,048 tokens; entries of an index
 MANY = (100_000, 1_000_000)
 MANY_FORMS = {
     "ours": "mds",
@@ -43,7 +50,8 @@ MANY_FORMS = {
     "mosaic-tuned": "mds",
     "litdata-zstd": "litdata-zstd",
 }
-_ELSEWHERE = ("litdata-mds", "ours-disk", "ours-table")  # each has its own place
+_CHOOSING = ("ours-raw", "ours-parquet")  # for the part `selection`, like "ours"
+_ELSEWHERE = ("litdata-mds", "ours-disk", "ours-table", *_CHOOSING)  # each has its own place
 OLD_LOCK = [str(environment.FILELOCK)]
 
 
@@ -57,6 +65,11 @@ class Rival:
     path: tuple[str, ...] = ()
     can_resume: bool = True
 
+    @property
+    def form(self) -> str:
+        """The format it reads."""
+        return self.options.get("form", FORMS.get(self.reader, "mds"))
+
 
 _WORKERS = ({"workers": 0}, {"workers": 1}, {"workers": 2})
 _TUNED = {"predownload": 4096, "stack": True}
@@ -65,6 +78,8 @@ RIVALS = {
     "ours-http": Rival("moot", {"scheme": "http"}),
     "ours-disk": Rival("moot", {"keep": True}),
     "ours-table": Rival("moot", {"form": "table"}),
+    "ours-raw": Rival("moot", {"form": "mds-raw"}),
+    "ours-parquet": Rival("moot", {"form": "parquet"}),
     "mosaic-default": Rival("mosaic"),
     "mosaic-tuned": Rival("mosaic", _TUNED, _WORKERS, tuple(OLD_LOCK)),
     "litdata-zstd": Rival("litdata", {"form": "litdata-zstd"}, _WORKERS),
@@ -80,6 +95,7 @@ _NO_CACHE = ("ours", "ours-http", "huggingface", "huggingface-files", "memmap")
 _QUICK = (
     "ours",
     "ours-table",
+    "ours-raw",
     "mosaic-tuned",
     "litdata-zstd",
     "webdataset",
@@ -165,6 +181,7 @@ class Bench:
         ask = {"mode": run.mode, "reader": rival.reader, "options": options}
         ask |= {"first_on_path": list(rival.path), "base_kb": self.base_kb(run.rival)}
         ask |= {"limit_s": self.limit_s, "least": 10, "batches": self.batches(run.corpus)}
+        ask["settled_gb"] = 1 if self.args.quick else 4
         ask["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
         ask |= run.extra | run.hidden
         ask["options"] = options
@@ -177,7 +194,8 @@ class Bench:
             "state": ask.pop("state", None),
         }
         limit_s = ask.pop("kill_s", 20 + 5 * self.limit_s)
-        return self._child(python, "stream.measure", ask, folder, limit_s, env)
+        module = "stream.selection" if run.part == "selection" else "stream.measure"
+        return self._child(python, module, ask, folder, limit_s, env)
 
     def _child(self, python, module, ask, folder, limit_s, env):
         folder.rmdir()
@@ -211,30 +229,36 @@ class Bench:
         names = [name for name in (_QUICK if self.args.quick else RIVALS) if name not in without]
         return [name for name in names if not self.args.only or name in self.args.only]
 
-    def interleaved(self, part, num, rivals, **settings):
-        """Run every rival once, then every rival again."""
+    def passes(self, part, num, rivals, **settings):
+        """Let every rival read once, then every rival again."""
+        self.interleaved(num, [Run(part, "pass", rival, **settings) for rival in rivals])
+
+    def interleaved(self, num, runs):
+        """Do every run once, then every run again."""
         for repeat in range(num):
-            for rival in rivals[repeat % len(rivals) :] + rivals[: repeat % len(rivals)]:
-                self.result(Run(part, "pass", rival, repeat=repeat, **settings))
+            first = repeat % max(len(runs), 1)
+            for run in runs[first:] + runs[:first]:
+                self.result(replace(run, repeat=repeat))
 
     def cold(self):
         """Trials, whole passes, the floor, and the first pass with empty caches."""
-        self.corpus("tokens-small")
-        self.corpus(self.tokens)
         rivals = self.wanted(without=_ELSEWHERE)
+        self.corpus("tokens-small", rivals)
+        self.corpus(self.tokens, ["ours", *rivals])  # ours: for the floor
         for repeat in range(self.args.n):
             self.result(Run("cold", "floor", "floor", corpus=self.tokens, repeat=repeat))
         whole = {"kill_s": 300}
-        checked = ("ours", "memmap") if self.args.quick else self.wanted(without=("ours-table",))
-        for rival in checked:
+        checked = self.wanted(without=("ours-table", *_CHOOSING))
+        for rival in checked if not self.args.quick else ("ours", "memmap"):
             self.result(Run("cold", "verify", rival, corpus=self.tokens, hidden=whole))
-        self.interleaved("cold", self.args.n, rivals, corpus=self.tokens)
+        self.passes("cold", self.args.n, rivals, corpus=self.tokens)
 
     def conditions(self):
         """Filled caches, latency, TLS."""
-        self.corpus(self.tokens)
         num = min(self.args.n, 3)
-        rivals = self.wanted(without=("litdata-mds", "ours-table"))
+        rivals = self.wanted(without=("litdata-mds", "ours-table", *_CHOOSING))
+        self.corpus("tokens-small", rivals)
+        self.corpus(self.tokens, ["ours", *rivals])  # ours: for the floor
         for rival in rivals if not self.args.quick else ["ours"]:
             self.warm(rival, num)
         rivals = self.wanted(without=(*_ELSEWHERE, *_LOCAL))
@@ -242,7 +266,7 @@ class Bench:
             rivals = [name for name in rivals if name in ("ours", "litdata-zstd")]
         for condition in ("slow", "tls"):
             settings = {"condition": condition, "corpus": self.tokens}
-            self.interleaved("conditions", num, rivals, **settings)
+            self.passes("conditions", num, rivals, **settings)
         self.result(Run("conditions", "floor", "floor", "tls", self.tokens))
 
     def warm(self, rival, num):
@@ -267,15 +291,16 @@ class Bench:
         """Documents, resuming, the end of an epoch, very many shards."""
         num = min(self.args.n, 3)
         documents = "documents-small" if self.args.quick else "documents"
-        self.corpus("tokens-small")
-        self.corpus("documents-small")
-        self.corpus(documents)
         rivals = self.wanted(without=(*_ELSEWHERE, "ours-http"))
+        if self.args.quick:
+            rivals = [name for name in rivals if name in ("ours", "litdata-zstd", "memmap")]
+        for name in ("tokens-small", self.tokens, "documents-small", documents):
+            self.corpus(name, rivals)
         checked = [*rivals, *self.wanted(without=set(RIVALS) - {"litdata-mds"})]
         for rival in checked if not self.args.quick else ["ours"]:
             patient = {"kill_s": 120}
             self.result(Run("behaviour", "verify", rival, corpus="documents-small", hidden=patient))
-        self.interleaved("behaviour", num, rivals, corpus=documents)
+        self.passes("behaviour", num, rivals, corpus=documents)
         few = rivals if not self.args.quick else ["ours"]
         for rival in few:
             if RIVALS[rival].can_resume:
@@ -287,7 +312,8 @@ class Bench:
 
     def resume(self, rival, num):
         """Save states on the way through the corpus, then continue from each in a new process."""
-        stops = [round(part * self.batches(self.tokens)) for part in STOPS]
+        parts = STOPS[1:2] if self.args.quick else STOPS
+        stops = [round(part * self.batches(self.tokens)) for part in parts]
         runs = [
             Run("behaviour", "resume", rival, "plain", self.tokens, repeat, {"stop": stop})
             for stop in stops
@@ -325,13 +351,49 @@ class Bench:
                     self.write(f"many/{num}", "many", num, form)
                 self.result(run)
 
+    def selection(self):
+        """Stored labels, inline agents, the share of Python."""
+        num = min(self.args.n, 3)
+        rivals = self.wanted(without=set(RIVALS) - {"ours", *_CHOOSING})
+        columns = [("cluster", KEPT), ("scatter", KEPT[1:])]
+        predicates = [None, *(f"{name} < {kept}" for name, some in columns for kept in some)]
+        if self.args.quick:
+            predicates = [None, "cluster < 4", "scatter < 4"]
+        chosen = rivals if not self.args.quick else [name for name in rivals if name != "ours"]
+        self.corpus(LABELLED, chosen)
+        self.label(chosen)
+        pairs = [(where, rival) for where in predicates for rival in chosen]
+        run = Run("selection", "where", "", corpus=LABELLED)
+        self.interleaved(num, [replace(run, rival=r, extra={"where": w}) for w, r in pairs])
+        if "ours" not in rivals:
+            return
+        documents = "documents-small" if self.args.quick else "documents"
+        self.corpus(documents)
+        scored = Run("selection", "inline", "ours", corpus=documents)
+        self.interleaved(num, [replace(scored, extra={"selects": s}) for s in (False, True)])
+        held = ("tokens-small", "documents-small")
+        for name in held:
+            self.corpus(name)
+        self.interleaved(num, [Run("selection", "python", "ours", corpus=name) for name in held])
+
     # ---- corpora
 
-    def corpus(self, name):
-        """Write a corpus in every format, unless it is there."""
+    def corpus(self, name, rivals=("ours",)):
+        """Write a corpus in the formats that some rivals read, unless it is there."""
         rows = SMALL_ROWS if name.endswith("small") else FULL_ROWS
-        for form in FORMS:
+        for form in dict.fromkeys(["bin", *(RIVALS[rival].form for rival in rivals)]):
             self.write(name, name.partition("-")[0], rows, form)
+
+    def label(self, rivals):
+        """Write the labels of the labelled corpus anew for each commit, as that writes them."""
+        for rival in rivals:
+            form = RIVALS[rival].form
+            mark = SERVED / "bench" / LABELLED / f"{form}.labelled"
+            if mark.exists() and mark.read_text() == self.commit and self.commit[-1] != "+":
+                continue
+            ask = {"folder": str(SERVED / "bench" / LABELLED / form), "form": form}
+            self._write(sys.executable, "stream.labels", ask)
+            mark.write_text(self.commit)
 
     def write(self, name, kind, rows, form):
         """Write one format of one corpus, unless it is there."""
@@ -345,11 +407,16 @@ class Bench:
             self.write_table(name)
             return
         ask = {"folder": str(stored), "kind": kind, "rows": rows, "form": form}
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
-        made = self._child(self.peers, "stream.corpora", ask, folder, 900, {})
-        if "error" in made:
-            raise SystemExit(f"bench: cannot write {name} as {form}: {made['error']}")
+        if name == LABELLED:
+            ask["shard_bytes"] = LABELLED_SHARD_BYTES
+        self._write(self.peers, "stream.corpora", ask)
         mark.write_text(str(rows))
+
+    def _write(self, python, module, ask):
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=WORK))
+        made = self._child(python, module, ask, folder, 900, {})
+        if "error" in made:
+            raise SystemExit(f"bench: cannot write {ask['folder']}, {ask['form']}: {made['error']}")
 
     def write_table(self, name):
         """Write our own index beside a link to index.json, of which it is made."""
@@ -364,10 +431,55 @@ class Bench:
         subprocess.run([moot, "index", stored / "table"], check=True, stdout=subprocess.DEVNULL)
 
 
+class Forecast(Bench):
+    """A bench that runs nothing, but adds up the seconds that a part is likely to take.
+
+    Args:
+        bench: Whose results are there already: they are not run again, and say how fast readers
+            are. A reader without a result is taken to use up its time.
+    """
+
+    def __init__(self, bench):
+        self.__dict__ |= {**vars(bench), "done": dict(bench.done)}
+        self.seconds = 0.0
+
+    def text(self, part):
+        """Return the forecast in words."""
+        getattr(self, part)()
+        return f"about {max(self.seconds, 60) / 60:.0f} min"
+
+    def record(self, run, figures):
+        """Keep what would be a result."""
+        self.done[run.key] = {"rival": run.rival, **figures}
+
+    def write(self, name, kind, rows, form):
+        """Count the time that writing takes, unless it is there."""
+        if not (SERVED / "bench" / name / f"{form}.made").exists():
+            self.seconds += START_S + rows / WRITTEN_A_S[kind == "many"]
+
+    def label(self, rivals):
+        """Count the time that labelling takes."""
+        self.seconds += START_S * len(rivals)
+
+    def _execute(self, run):
+        asked = run.extra | run.hidden
+        rows = asked.get("batches", self.batches(run.corpus)) * BATCH_ROWS
+        mine = [row for row in self.done.values() if row["rival"] == run.rival]
+        fastest = max((row.get("samples_per_s", 0.0) for row in mine), default=0.0)
+        whole_s = rows / fastest if fastest else 4 * self.limit_s
+        is_cut = run.mode in ("pass", "inline")
+        limit_s = asked.get("limit_s", self.limit_s if is_cut else 4 * self.limit_s)
+        limit_s = 0.0 if run.mode in ("base", "floor") else limit_s
+        self.seconds += START_S + min(whole_s, limit_s, asked.get("kill_s", limit_s))
+        if run.mode == "states":  # the runs that continue from them
+            self.seconds += START_S * len(STOPS) * min(self.args.n, 3)
+        return {"error": "not run"}
+
+
 def main():
     """Run the parts that are asked for and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parts = ("cold", "conditions", "behaviour")
+    parts = ("cold", "conditions", "behaviour", "selection")
     parser.add_argument("--part", choices=[*parts, "all"], default="all")
     parser.add_argument("--n", type=int, default=5, help="repeats; at most 3 beyond the cold part")
     parser.add_argument("--only", type=lambda text: text.split(","), help="rivals, by comma")
@@ -390,6 +502,7 @@ def main():
     bench = Bench(args)
     with serve(SERVED, WORK / "run-nginx") as bench.server:
         for part in parts if args.part == "all" else [args.part]:
+            print(f"bench: {part}: {Forecast(bench).text(part)}", flush=True)
             getattr(bench, part)()
         facts = environment.facts(bench.peers, bench.server.version)
     out = args.out or WORK / ("quick" if args.quick else "full")

@@ -12,8 +12,6 @@ stand beside it.
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ import numpy as np
 from moot.loader import Loader
 from moot.loader.shards import MDSWriter
 from moot.loader.storage import open_store
+from stream import environment
 
 ALLOWANCE = 1.1
 FLAT = 1.02
@@ -107,14 +106,6 @@ def judge(result: dict) -> dict:
     return {**result, "verdict": verdict}
 
 
-def commit() -> str:
-    """The commit of the working tree, "unknown" outside of one."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
-
-
 def main() -> int:
     """Run the soak and print or store its JSON; 1 if memory was not flat or too much."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -126,11 +117,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         write_corpus(Path(folder), chosen.corpus_mib * MIB)
         result = judge(soak(folder, chosen.minutes, chosen.budget_mib * MIB))
-    result |= {
-        "commit": commit(),
-        "machine": platform.platform(),
-        "python": platform.python_version(),
-    }
+    result |= {"commit": environment.commit(), "machine": environment.machine()}
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["verdict"]))

@@ -6,10 +6,10 @@ uint16 tokens and unpacks them at the speed of tokenised prose and source code (
 measured against a BPE of 32,000 words over this kind of machine's own text).
 
 A corpus is a folder: `tokens.bin` (uint16, what every other copy is written from) and `starts.npy`
-(int64 [n+1], where each sample begins), then `mds`, `litdata-zstd`, `litdata-raw`, `tar`,
-`parquet`, each written by the package that reads it. Two kinds: "tokens", samples of exactly 2,048
-tokens; "documents", lognormal around 500, each beginning with MARK and its number as two tokens,
-so that a packed row still tells whose tokens it holds.
+(int64 [n+1], where each sample begins), then `mds`, `mds-raw` (uncompressed), `litdata-zstd`,
+`litdata-raw`, `tar`, `parquet`, each written by the package that reads it. Two kinds: "tokens",
+samples of exactly 2,048 tokens; "documents", lognormal around 500, each beginning with MARK and
+its number as two tokens, so that a packed row still tells whose tokens it holds.
 
 A third kind, "many", is an index alone: N shards, all of them one small file under N names (the
 server maps them), 10,000 samples of 16 tokens each.
@@ -30,7 +30,6 @@ SEQ_LEN = 2048
 SHARD_BYTES = 1 << 26
 MARK = 50256
 ID_BASE = 50000
-FORMATS = ("mds", "litdata-zstd", "litdata-raw", "tar", "parquet")
 _PHRASES = 1 << 18
 _MEAN_PHRASE = 6
 _CHUNK_TOKENS = 1 << 22
@@ -38,8 +37,11 @@ _SAMPLES_A_FILE = 16384
 _MANY_SAMPLES, _MANY_TOKENS = 10_000, 16
 
 
-def make(folder: Path, kind: str, rows: int, form: str) -> None:
-    """Write one format of a corpus of `rows` times 2,048 tokens, or of `rows` shards ("many")."""
+def make(folder: Path, kind: str, rows: int, form: str, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write one format of a corpus of `rows` times 2,048 tokens, or of `rows` shards ("many").
+
+    `shard_bytes` limits the raw bytes of MDS shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "many":
         _write_many(folder, rows, form)
@@ -49,8 +51,11 @@ def make(folder: Path, kind: str, rows: int, form: str) -> None:
         return
     partial = folder / f"{form}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    writer = {"mds": _write_mds, "tar": _write_tar, "parquet": _write_parquet}
-    writer.get(form, _write_litdata)(partial, Samples(folder))
+    if form.startswith("mds"):
+        _write_mds(partial, Samples(folder), shard_bytes)
+    else:
+        writer = {"tar": _write_tar, "parquet": _write_parquet}
+        writer.get(form, _write_litdata)(partial, Samples(folder))
     partial.rename(folder / form)
 
 
@@ -125,15 +130,15 @@ def _write_tokens(folder, kind, rows):
 # ---- formats
 
 
-def _write_mds(folder, samples):
+def _write_mds(folder, samples, shard_bytes=SHARD_BYTES):
     from .peers import import_streaming
 
     writer = import_streaming().MDSWriter(
         out=str(folder),
         columns={"tokens": f"ndarray:uint16:{SEQ_LEN}" if samples.is_fixed else "ndarray:uint16"},
-        compression="zstd:3",
+        compression=None if folder.name.startswith("mds-raw") else "zstd:3",
         hashes=["xxh64"],
-        size_limit=SHARD_BYTES,
+        size_limit=shard_bytes,
     )
     with writer:
         for row in range(len(samples)):
@@ -237,5 +242,6 @@ def _write_many(folder, num, form):
 
 if __name__ == "__main__":
     ask = json.loads(sys.argv[1])
-    make(Path(ask["folder"]), ask["kind"], ask["rows"], ask["form"])
+    ask["folder"] = Path(ask["folder"])
+    make(**ask)
     print("RESULT {}", flush=True)

@@ -59,18 +59,25 @@ def facts(peers: str, nginx: str) -> dict:
         done = subprocess.run([python, "-c", listed, *names], capture_output=True, text=True)
         return json.loads(done.stdout)
 
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return {
         "commit": commit(),
+        **machine(),
+        "nginx": nginx,
+        "ours": versions(sys.executable, _NAMES),
+        "peers": versions(peers, (*_NAMES, *_PEER_NAMES)),
+        "filelock of mosaic-tuned": OLD_FILELOCK,
+    }
+
+
+def machine() -> dict:
+    """Return what this machine is, and its Python."""
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return {
         "cpu": cpu[0].split(": ")[1] if cpu else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "nginx": nginx,
-        "ours": versions(sys.executable, _NAMES),
-        "peers": versions(peers, (*_NAMES, *_PEER_NAMES)),
-        "filelock of mosaic-tuned": OLD_FILELOCK,
     }
 
 

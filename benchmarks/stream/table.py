@@ -9,6 +9,8 @@ _ABOUT = {
     "ours-http": "the same over http://",
     "ours-disk": "the same with `cache_dir`",
     "ours-table": "the same with its own index, moot.index.parquet",
+    "ours-raw": "the same on uncompressed MDS, of which single samples can be fetched",
+    "ours-parquet": "the same on Parquet, of which row groups are fetched",
     "mosaic-default": "mosaicml-streaming, S3, MDS, default settings at batch 64",
     "mosaic-tuned": "predownload 4096, one np.stack a batch, fast filelock, best worker count",
     "litdata-zstd": "LitData, S3, its own format in zstd:3, allowed http, best worker count",
@@ -83,6 +85,9 @@ def _parts(rows, facts, settings):
     yield _resume(rows)
     yield _boundary(rows)
     yield _indexes(rows)
+    yield _predicates(rows)
+    yield _inline(rows)
+    yield _python(rows)
     yield _left(rows)
 
 
@@ -184,9 +189,8 @@ def _resume(rows):
             groups.setdefault((row["rival"], row["extra"]["stop"]), []).append(row)
     lines = []
     for (rival, stop), group in groups.items():
-        same = [row.get("is_same_sequence") for row in group if "error" not in row]
+        exact = _all([row.get("is_same_sequence") for row in group])
         replayed = _spread([row.get("replayed_samples") for row in group])
-        exact = "yes" if same and all(same) else "NO"
         first = _spread([row.get("first_batch_s") for row in group])
         lines.append([rival, str(stop), _sums(group), first, exact, replayed])
     head = ["reader", "behind batch", "n", "first batch s", "same samples, same order"]
@@ -216,6 +220,92 @@ def _indexes(rows):
     return f"## {title}\n\n{table}" if lines else None
 
 
+def _predicates(rows):
+    columns = {
+        "s a pass": "seconds",
+        "wanted samples/s": "samples_per_s",
+        "MB fetched": "fetched_mb",
+        "requests": "requests",
+        "fetched / wanted": "fetched_of_wanted",
+        "distinct": "distinct_share",
+    }
+    groups = {}
+    for row in rows:
+        if row["mode"] == "where":
+            groups.setdefault((row["rival"], row["extra"]["where"] or "-"), []).append(row)
+    lines = []
+    for (rival, where), group in groups.items():
+        cells = [_spread([row.get(key) for row in group]) for key in columns.values()]
+        lines.append([
+            rival,
+            where,
+            _sums(group),
+            _all([row.get("is_right") for row in group]),
+            *cells,
+        ])
+    table = _markdown(["reader", "where", "n", "all wanted", *columns], lines)
+    title = "Stored labels: one pass of what is wanted, of 73,728 samples (0.30 GB raw)"
+    note = "Each label has sixteen states: `cluster` is equal within a shard, `scatter` drawn for "
+    note += "each sample. Wanted bytes are the stored bytes of the wanted samples."
+    return f"## {title}\n\n{table}\n\n{note}" if lines else None
+
+
+def _inline(rows):
+    columns = {
+        "documents/s": "documents_per_s",
+        "steady": "steady_documents_per_s",
+        "steady tokens/s": "steady_tokens_per_s",
+        "documents/CPU s": "documents_per_cpu_s",
+        "first batch s": "first_batch_s",
+    }
+    found = [row for row in rows if row["mode"] == "inline"]
+    groups = {
+        selects: [r for r in found if r["extra"]["selects"] is selects] for selects in (False, True)
+    }
+    lines = []
+    for selects, group in groups.items():
+        cells = [_spread([row.get(key) for row in group]) for key in columns.values()]
+        name = "three agents, a quarter kept" if selects else "off"
+        lines.append([name, _sums(group), *cells])
+    table = _markdown(["selection", "n", *columns], lines)
+    parts = []
+    for name in ("documents/s", "steady"):
+        off, on = (_median([row.get(columns[name]) for row in group]) for group in groups.values())
+        parts += [f"{on / off:.2f}x in {name}"] if off and on else []
+    alone = _spread([row.get("scored_tokens_per_s") for row in groups[True]])
+    note = f"Selection against none: {', '.join(parts)}. `document_scores` alone, in one thread, "
+    note += f"tokens a CPU second: {alone}."
+    title = "Inline agents: documents offered, every one scored"
+    return f"## {title}\n\n{table}\n\n{note}" if found else None
+
+
+def _python(rows):
+    columns = {
+        "Python us a sample": "python_us_per_sample",
+        "native us a sample": "native_us_per_sample",
+        "native calls a batch": "native_calls_per_batch",
+        "samples a batch": "samples_per_batch",
+        "making, us a batch": "maker_us_per_batch",
+        "taking, us a batch": "taker_us_per_batch",
+        "held, %": "hits_percent",
+    }
+    groups = {}
+    for row in rows:
+        if row["mode"] == "python":
+            groups.setdefault(row["corpus"], []).append(row)
+    lines = [
+        [
+            corpus,
+            _sums(group),
+            *(_spread([row.get(key) for row in group]) for key in columns.values()),
+        ]
+        for corpus, group in groups.items()
+    ]
+    table = _markdown(["corpus", "n", *columns], lines)
+    title = "Python in the step: CPU time of both threads less that of native calls, shards held"
+    return f"## {title}\n\n{table}" if lines else None
+
+
 def _left(rows):
     """Return what readers left behind after a run, mean over all their runs."""
     lines = []
@@ -241,6 +331,12 @@ def _sums(group):
     """Return how many runs there are, and how many failed."""
     failed = sum("error" in row for row in group)
     return f"{len(group)}" if not failed else f"{len(group)}, {failed} failed"
+
+
+def _all(values):
+    """Return whether all that is known is true; a dash where nothing is known."""
+    known = [value for value in values if value is not None]
+    return ("yes" if all(known) else "NO") if known else "-"
 
 
 def _median(values):
