@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     from .writer import PartStore
 
+_FAMILIES = ("pieces", "probes", "lost", "steps")
 _NAME = re.compile(
-    r"(pieces|probes|steps)-s(\d{10,})-(\d{10,})-a(\d{4,})-r(\d{4,})-p(\d{6,})\.parquet"
+    rf"({'|'.join(_FAMILIES)})"
+    r"-s(\d{10,})-(\d{10,})-a(\d{4,})-r(\d{4,})-p(\d{6,})\.parquet"
 )
 
 
@@ -43,17 +45,19 @@ class Part:
 
 @dataclass(frozen=True)
 class LedgerView:
-    """The ledger as three Arrow tables, sorted by step (probes by refresh).
+    """The ledger as four Arrow tables, sorted by step (probes by refresh).
 
     `steps`: step, attempt, policy_version, theta, memory (flattened [A, S]), refreshes (credited
     since the step before). `pieces`: step, attempt, slot, row_start, sample_id, offset, length,
     kept, votes, states, score; in the order offered within (step, slot). `probes`: refresh, step,
-    attempt, sample_id, states, weight, reward, agent_of (-1 where agents share the probes).
+    attempt, sample_id, states, weight, reward, agent_of (-1 where agents share the probes). `lost`:
+    step (the first that did without the shard), attempt, shard, reason; a shard stands there once.
     """
 
     steps: "pyarrow.Table"
     pieces: "pyarrow.Table"
     probes: "pyarrow.Table"
+    lost: "pyarrow.Table"
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,7 @@ def read_ledger(store: "PartStore") -> LedgerView:
         StateError: when the store holds no ledger, or a part cannot be read.
     """
     parts = list_parts(store)
-    tables = {
-        family: _read_family(store, parts, family) for family in ("steps", "pieces", "probes")
-    }
+    tables = {family: _read_family(store, parts, family) for family in _FAMILIES}
     if tables["steps"] is None or tables["pieces"] is None:
         raise StateError(
             f"no ledger in {store.url}: no complete part was published there; give the folder "
@@ -105,7 +107,8 @@ def read_ledger(store: "PartStore") -> LedgerView:
         probes = _no_probes()
     probes = probes.filter(_live_probes(probes, tables["steps"]))
     probes = probes.take(np.argsort(_column(probes, "refresh"), kind="stable"))
-    return LedgerView(steps.drop_columns(["rank", "world_size"]), pieces, probes)
+    lost = _first_lost(tables["lost"], steps)
+    return LedgerView(steps.drop_columns(["rank", "world_size"]), pieces, probes, lost)
 
 
 def batches(store: "PartStore") -> Iterator[RecordedBatch]:
@@ -192,6 +195,27 @@ def _live_probes(probes: "pyarrow.Table", steps: "pyarrow.Table") -> NDArray[np.
         newest[number] = max(by, newest.get(number, by))
     latest = np.array([newest.get(int(number), -1) for number in refresh], np.int64)
     return live & (attempt == latest)
+
+
+def _first_lost(lost: "pyarrow.Table | None", steps: "pyarrow.Table") -> "pyarrow.Table":
+    """Return one row for each shard that live steps did without: every rank names those it met."""
+    if lost is None:
+        return _no_lost()
+    lost = lost.filter(_belongs(lost, steps))
+    lost = lost.take(np.argsort(_column(lost, "step"), kind="stable"))
+    _, first = np.unique(_column(lost, "shard"), return_index=True)
+    return lost.take(np.sort(first))
+
+
+def _no_lost() -> "pyarrow.Table":
+    import pyarrow as pa
+
+    return pa.table({
+        "step": pa.array([], pa.int64()),
+        "attempt": pa.array([], pa.int32()),
+        "shard": pa.array([], pa.int64()),
+        "reason": pa.array([], pa.string()),
+    })
 
 
 def _no_probes() -> "pyarrow.Table":

@@ -22,7 +22,7 @@ class StepRecord:
 
     The arrays of a piece are parallel, in the order in which the candidates were offered within
     their slot. `row_start` is the piece's first position in its slot's token buffer, -1 if it was
-    not kept. A step of a plain stream has no agents and only kept pieces.
+    not kept. A step of a plain stream has no agents and keeps all pieces but those of lost shards.
     """
 
     step: int
@@ -50,6 +50,8 @@ class StepRecord:
     """[n, A] int32"""
     score: Array
     """[n] float32, the total by which the candidates were ordered"""
+    lost: tuple[tuple[int, str], ...] = ()
+    """Shards that this step did without, and why: (shard, reason)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,12 @@ def owned_step(record: StepRecord) -> StepRecord:
     arrays = _owned(record, PIECE_DTYPES, num_agents, f"step {record.step}")
     memory = np.array(record.memory, np.float64)
     arrays |= {"theta": np.array(record.theta, np.float64), "memory": memory}
-    return StepRecord(step=int(record.step), policy_version=int(record.policy_version), **arrays)
+    return StepRecord(
+        step=int(record.step),
+        policy_version=int(record.policy_version),
+        lost=record.lost,
+        **arrays,
+    )
 
 
 def owned_probes(record: ProbeRecord) -> ProbeRecord:

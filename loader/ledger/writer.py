@@ -2,13 +2,14 @@
 """The writing half of the ledger: records in, small Parquet parts out.
 
 Records wait in memory and are published every `flush_steps` steps and whenever `flush()` is called
-(at each checkpoint). A flush puts up to three objects, each published whole by the store:
+(at each checkpoint). A flush puts up to four objects, each published whole by the store:
 
     pieces-s0000000064-0000000127-a0001-r0000-p000003.parquet
-    probes-..., steps-...                                        (the same name after the family)
+    probes-..., lost-..., steps-...                              (the same name after the family)
 
 The name carries steps (both ends included), attempt, rank and a running part number, so nothing is
 ever overwritten. `steps` goes last and is the mark by which a reader knows the others are complete.
+An object that could not be put is kept as it is, and put first by the next flush.
 A run that resumes opens a new attempt; what it records supersedes the earlier attempts from its
 first step on. Not thread-safe: one ledger a rank, used from one thread.
 """
@@ -31,8 +32,6 @@ from .records import (
 
 if TYPE_CHECKING:
     import pyarrow
-
-FAMILIES = ("pieces", "probes", "steps")
 
 
 class PartStore(Protocol):
@@ -96,11 +95,22 @@ class Ledger:
         self._probes: list[ProbeRecord] = []
         self._credited: list[list[int]] = []
         self._since_last_step: list[int] = []
+        self._lost: list[tuple[int, int, str]] = []  # step, shard, reason
+        self._known_lost: set[int] = set()
         self._last_step = -1
         self._num_parts = 0
+        self._unsent: list[tuple[str, bytes]] = []  # parts by name, the next one first
 
     def append(self, record: StepRecord) -> None:
         """Take the record of one step; publish when `flush_steps` are waiting.
+
+        A record is taken also where publishing fails: the next flush tries again.
+        """
+        self.hold(record)
+        self.flush_due()
+
+    def hold(self, record: StepRecord) -> None:
+        """Take the record of one step and publish nothing.
 
         The arrays are copied, so the caller may reuse its buffers. Steps must increase.
         """
@@ -111,9 +121,16 @@ class Ledger:
             )
         self._steps.append(owned_step(record))
         self._last_step = int(record.step)
+        self._lost += [
+            (self._last_step, *lost) for lost in record.lost if lost[0] not in self._known_lost
+        ]
+        self._known_lost |= {shard for shard, _ in record.lost}
         self._credited.append(self._since_last_step)
         self._since_last_step = []
-        if len(self._steps) >= self.flush_steps:
+
+    def flush_due(self) -> None:
+        """Publish if `flush_steps` are waiting, or if publishing has failed before."""
+        if len(self._steps) >= self.flush_steps or self._unsent:
             self.flush()
 
     def credit(self, record: ProbeRecord) -> None:
@@ -123,31 +140,42 @@ class Ledger:
 
     def flush(self) -> None:
         """Publish everything that waits. Called at each checkpoint."""
+        self._send()  # what a flush before this one was left with
         if not self._steps and not self._probes:
             return
         known = [record.step for record in self._steps]
         known += [record.step for record in self._probes]
-        tables = [("pieces", self._pieces_table), ("probes", self._probes_table)]
-        waiting = {"pieces": self._steps, "probes": self._probes}
-        for family, table in tables:
-            if waiting[family]:
-                self._publish(family, min(known), max(known), table())
-        if self._steps:
-            self._publish("steps", min(known), max(known), self._steps_table())
+        tables = [
+            ("pieces", self._steps, self._pieces_table),
+            ("probes", self._probes, self._probes_table),
+            ("lost", self._lost, self._lost_table),
+            ("steps", self._steps, self._steps_table),
+        ]
+        for family, waiting, table in tables:
+            if waiting:
+                self._unsent.append(self._render(family, min(known), max(known), table()))
         self._num_parts += 1
-        self._steps, self._probes, self._credited = [], [], []
+        self._steps, self._probes, self._credited, self._lost = [], [], [], []
+        self._send()
 
     def close(self) -> None:
         """Publish what waits. The ledger may be closed twice; the store is its owner's to close."""
         self.flush()
 
-    def _publish(self, family: str, first: int, last: int, table: "pyarrow.Table") -> None:
+    def _send(self) -> None:
+        while self._unsent:
+            self.store.put(*self._unsent[0])
+            del self._unsent[0]
+
+    def _render(
+        self, family: str, first: int, last: int, table: "pyarrow.Table"
+    ) -> tuple[str, bytes]:
         import pyarrow.parquet as pq
 
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         name = part_name(family, first, last, self.attempt, self.rank, self._num_parts)
-        self.store.put(name, sink.getvalue())
+        return name, sink.getvalue()
 
     def _pieces_table(self) -> "pyarrow.Table":
         import pyarrow as pa
@@ -191,6 +219,17 @@ class Ledger:
             column = _joined(self._probes, name)
             columns[name] = list_column(column) if column.ndim == 2 else column
         return pa.table(columns)
+
+    def _lost_table(self) -> "pyarrow.Table":
+        import pyarrow as pa
+
+        step, shard, reason = zip(*self._lost, strict=True)
+        return pa.table({
+            "step": pa.array(step, pa.int64()),
+            "attempt": np.full(len(step), self.attempt, np.int32),
+            "shard": pa.array(shard, pa.int64()),
+            "reason": pa.array(reason, pa.string()),
+        })
 
 
 def _joined(records: "list[StepRecord] | list[ProbeRecord]", name: str) -> np.ndarray:

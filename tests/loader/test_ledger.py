@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from moot.loader.errors import StateError
+from moot.loader.errors import StateError, StorageError
 from moot.loader.ledger import (
     Ledger,
     ProbeRecord,
@@ -209,6 +211,44 @@ def test_steps_count_once_every_rank_has_published(store):
     assert rebuilt(store) == wanted
 
 
+def lost_in(store):
+    names = ("step", "attempt", "shard", "reason")
+    return [tuple(row[name] for name in names) for row in read_ledger(store).lost.to_pylist()]
+
+
+def test_a_lost_shard_is_recorded_at_the_first_step_that_did_without_it(store):
+    ledger = Ledger(store, flush_steps=3)
+    lost = {0: (), 2: ((7, "s7 is corrupt"),), 5: ((7, "s7 is corrupt"), (4, "s4 is short"))}
+    for step in range(8):
+        known = lost[max(first for first in lost if first <= step)]
+        ledger.append(replace(make_record(step), lost=known))
+    ledger.close()
+    assert lost_in(store) == [(2, 0, 7, "s7 is corrupt"), (5, 0, 4, "s4 is short")]
+    again = Ledger(store)  # goes back behind the second loss, which does not happen again
+    again.append(replace(make_record(4), lost=lost[2]))
+    again.close()
+    assert lost_in(store) == [(2, 0, 7, "s7 is corrupt")]
+
+
+def test_a_shard_that_several_ranks_lost_is_listed_once(store):
+    for rank, first in ((0, 3), (1, 1)):
+        ledger = Ledger(store, attempt=0, rank=rank, world_size=2)
+        for step in range(4):
+            record = make_record(step, slots=2, first_slot=2 * rank)
+            ledger.append(
+                replace(record, lost=((rank, "bad"), (9, "bad")) if step >= first else ())
+            )
+        ledger.close()
+    assert lost_in(store) == [(1, 0, 1, "bad"), (1, 0, 9, "bad"), (3, 0, 0, "bad")]
+
+
+def test_a_ledger_without_losses_says_so(store):
+    ledger = Ledger(store)
+    ledger.append(make_record(0))
+    ledger.close()
+    assert lost_in(store) == []
+
+
 def test_attempts_continue_after_those_published(store):
     for attempt in range(3):
         assert next_attempt(store) == attempt
@@ -314,3 +354,40 @@ def test_a_step_costs_less_than_a_millisecond(store):
             ledger.append(record)
         costs.append((time.thread_time() - start) / len(records))
     assert min(costs) < 1e-3
+
+
+class Failing:
+    """A store that cannot be written to for a while."""
+
+    def __init__(self, store):
+        self._store, self.url = store, store.url
+        self.left = 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put(self, name, data):
+        self.left -= 1
+        if self.left == 0:
+            raise StorageError("no room")
+        self._store.put(name, data)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
+def test_a_flush_that_fails_is_gone_on_with_and_doubles_nothing(store, failing):
+    records = [make_record(step) for step in range(8)]
+    broken = Failing(store)
+    ledger = Ledger(broken, flush_steps=3)
+    broken.left, errors = failing, 0
+    calls = [*(partial(ledger.append, record) for record in records), ledger.close]
+    for call in calls:
+        try:
+            call()
+        except StorageError:
+            errors += 1
+    ledger.close()
+    assert errors == 1
+    assert rebuilt(store) == {record.step: expected_batch(record) for record in records}
+    for table in ("pieces", "steps"):
+        rows = getattr(read_ledger(store), table).to_pylist()
+        assert len({str(row) for row in rows}) == len(rows)
