@@ -101,7 +101,8 @@ std::vector<Piece> locate(std::span<const Elements* const> tables, const PieceLi
     const Elements& table = *tables[static_cast<std::size_t>(pos)];
     const auto row = static_cast<std::size_t>(pieces.row[i]);
     if (pieces.row[i] < 0 || row >= table.num_rows()) {
-      fault(table, row, "the shard has " + std::to_string(table.num_rows()) + " samples");
+      throw ShardFault(table.where() + ", sample " + std::to_string(pieces.row[i]) +
+                       ": the shard has " + std::to_string(table.num_rows()) + " samples");
     }
     const std::int64_t count = table.count()[row];
     const std::int64_t offset = pieces.offset[i];

@@ -91,10 +91,12 @@ class LoaderConfig:
     """A folder that keeps shards as they are stored, shared by the processes of a machine."""
     cache_limit_bytes: int | None = None
     """The most that `cache_dir` may hold; None has no limit."""
+    on_bad_disk: Literal["bypass", "fail"] = "bypass"
+    """"bypass" reads from the store where `cache_dir` is full, read-only or gone; "fail" raises."""
     on_bad_shard: Literal["fail", "substitute"] = "fail"
     """"substitute" goes on without a shard that stays corrupt, and records it."""
-    fetch_threads: int = 4
-    """Shards fetched at a time."""
+    fetch_threads: int | None = None
+    """Shards fetched at a time and held ready beyond the window; None is the cores, 2 to 4."""
     prefetch_batches: int | None = None
     """Batches made ahead; None makes 2 with a console, else 8."""
     batch_timeout_s: float = 900.0
@@ -123,13 +125,13 @@ class LoaderConfig:
         """Refuse what cannot work, naming the setting and its range."""
         self._check_whole_numbers()
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
-        minimum |= {"fetch_threads": 1, "num_probes": 1, "flush_steps": 1, "replication": 1}
+        minimum |= {"num_probes": 1, "flush_steps": 1, "replication": 1}
         minimum |= {"budget_bytes": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         optional = {"num_slots": 1, "epoch_batches": 1, "seed": 0, "num_strands": 1}
-        optional |= {"prefetch_batches": 1, "cache_limit_bytes": 1}
+        optional |= {"fetch_threads": 1, "prefetch_batches": 1, "cache_limit_bytes": 1}
         for name, least in optional.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -168,6 +170,7 @@ class LoaderConfig:
             "order": ("strands", "mosaic"),
             "packing": ("contiguous", "first_fit", "best_fit", "pad"),
             "verify": ("strict", "ranges", "none"),
+            "on_bad_disk": ("bypass", "fail"),
             "on_bad_shard": ("fail", "substitute"),
         }
         for name, known in choices.items():
@@ -216,6 +219,11 @@ class LoaderConfig:
     def slots(self) -> int:
         """The number of canonical slots."""
         return self.num_slots or default_num_slots(self.batch_rows)
+
+    @property
+    def num_fetch_threads(self) -> int:
+        """Shards fetched at a time: more than cores would only take memory."""
+        return self.fetch_threads or min(max(os.cpu_count() or 2, 2), 4)
 
     @property
     def depth(self) -> int:

@@ -2,17 +2,21 @@
 """The one object users hold: an endless stream of ready batches that is a real DataLoader.
 
 `iter()` is cheap and goes on where the stream stands. `state_dict()` is small, equal on all ranks
-and exact at any step; `load_state_dict()` takes effect at the next `iter()`. With a console the
-trainer also answers `refresh_due()` with `probes()` and `credit()`. One thread makes batches
-ahead, a few fetch shards; `close()` joins them. Not thread-safe: one consumer.
+(but for shards that were lost) and exact at any step; `load_state_dict()` takes effect at the next
+`iter()`. With a console the trainer also answers `refresh_due()` with `probes()` and `credit()`.
+One thread makes batches ahead, a few fetch shards; `close()` joins them. Not thread-safe: one
+consumer.
 Source: docs/architecture.md, "How one step comes about".
 """
 
+import atexit
 import os
+import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,20 +36,21 @@ from .metrics import Meter
 from .opening import fixed_length, load_agents, make_plan, open_mixture, open_source
 from .order.mosaic_swap import MosaicSwap
 from .planning import MosaicPlanner, MosaicRun, StrandPlanner, mosaic_layout
-from .prefetch import Ahead, BufferPool, Source
+from .prefetch import Ahead, BufferPool, LostShard, Source
 from .probes import ProbeBatch, ProbePlan, draw_probes
 from .records import BatchPieces, batch_pieces, probe_record, step_record
-from .state import check_plan, decode, encode
-from .steps import Planner, Step, StepMaker, slot_layout
+from .state import check_plan, decode, decode_lost, encode, encode_lost
+from .steps import BLOCK_STEPS, Planner, Step, StepMaker, slot_layout
 from .storage import open_store
 
 if TYPE_CHECKING:
     from streaming import StreamingDataset
 
 Batch = dict[str, torch.Tensor]
+_Delivered = tuple[np.ndarray, tuple[LostShard, ...], StepRecord | None]
 _RECENT = 64  # batches whose sample ids are still known; trainers look ahead by a few
 _UNACKNOWLEDGED = 4096  # more than any trainer looks ahead
-_PLANNED_AHEAD = 64  # steps of a plan
+_FAREWELL_S = 5.0  # the end of a process waits for loaders that nobody closed
 _BATCH_BYTES = 1 << 30  # batches that a consumer holds on to beyond this are not reused
 
 
@@ -73,8 +78,11 @@ class _Threads:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._pid = os.getpid()
+        self._dropped: list[Ahead[Step]] = []
         self.ahead: Ahead[Step] | None = None
         self.is_closed = False
+        # A thread that comes out of native code while the interpreter ends would abort the process.
+        atexit.register(self.close)
 
     @property
     def are_here(self) -> bool:
@@ -87,18 +95,35 @@ class _Threads:
             self.ahead.close()
         self.ahead = None
 
+    def drop(self) -> None:
+        """Stop making batches, and do not wait for the thread: it may be what has failed."""
+        if self.ahead is not None:
+            self.ahead.abandon()
+            self._dropped = [ahead for ahead in self._dropped if not ahead.has_ended]
+            self._dropped.append(self.ahead)
+        self.ahead = None
+
     def close(self) -> None:
         """Stop everything and join."""
+        atexit.unregister(self.close)
         self.is_closed = True
-        self.stop()
-        if self.are_here:
-            self._source.close()
+        if not self.are_here:
+            self.ahead = None
+            return
+        self.drop()
+        self._source.close()  # ends what they wait for
+        while self._dropped:
+            self._dropped.pop().close()
 
     def abandon(self) -> None:
         """Stop everything without waiting; may be called from any thread."""
-        if self.ahead is not None:
-            self.ahead.abandon()
-        self._source.cache.abandon()
+        if self.is_closed:
+            return
+        atexit.unregister(self.close)
+        threads = self._source.cache.abandon()
+        self.drop()
+        threads += [ahead.abandon() for ahead in self._dropped]
+        atexit.register(_join, threads)
 
 
 class Loader(DataLoader[Batch]):
@@ -131,7 +156,8 @@ class Loader(DataLoader[Batch]):
         )
         self._source = open_source(url, config)
         self._threads = _Threads(self._source)
-        weakref.finalize(self, self._threads.abandon)  # for those who never call close()
+        # For those who never call close(); at the end of the process it is called for them.
+        weakref.finalize(self, self._threads.abandon).atexit = False
         try:
             self._agents = load_agents(url, config)
             self.console: Console | None = None
@@ -141,16 +167,17 @@ class Loader(DataLoader[Batch]):
             self._slot_layout = (
                 mosaic_layout(config) if self._mosaic else slot_layout(config, self._source)
             )
+            self._plan = make_plan(config, self._slot_layout, self._source, self._agents)
+            self._mixture = open_mixture(self._source)
+            self._delivered = self._acknowledged = 0
+            self._table = self._delivered_table = self._planner(self._mosaic).table
         except BaseException:
             self._threads.close()
             raise
-        self._plan = make_plan(config, self._slot_layout, self._source, self._agents)
-        self._mixture = open_mixture(self._source.corpus)
         self._buffers = BufferPool(_BATCH_BYTES)
         self._maker: StepMaker | None = None
-        self._delivered = self._acknowledged = 0
-        self._table = self._delivered_table = self._planner().table
-        self._pending: OrderedDict[int, tuple[np.ndarray, StepRecord | None]] = OrderedDict()
+        self._lost = self._source.lost
+        self._pending: OrderedDict[int, _Delivered] = OrderedDict()
         self._recent: OrderedDict[int, tuple[Candidates, Kept]] = OrderedDict()
         self._probes: ProbeBatch | None = None
         self._meter = Meter(self._source, self._agents)
@@ -229,18 +256,20 @@ class Loader(DataLoader[Batch]):
 
     def _next(self) -> Batch:
         started = time.perf_counter()
+        if self.config.ledger is not None:
+            self._open_ledger().flush_due()  # before a step is taken: what fails loses none
         ahead = self._started()
         self._check_feedback(ahead)
         try:
             step = ahead.take()
         except Exception:
-            self._threads.stop()  # the next call tries the same step again
+            self._threads.drop()  # the next call tries the same step again
             raise
         assert self._maker is not None
         batch = self._maker.receive(step)
         self._delivered, self._delivered_table = step.step + 1, step.table
         record = step_record(step, self.config) if self.config.ledger is not None else None
-        self._pending[step.step] = (step.table, record)
+        self._pending[step.step] = (step.table, step.lost, record)
         self._recent[step.step] = step.candidates, step.kept
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
@@ -263,7 +292,7 @@ class Loader(DataLoader[Batch]):
                 "open a Loader in each process that iterates"
             )
         if self._threads.ahead is None:
-            planner = self._planner()
+            planner = self._planner(self._mosaic)
             planner.load(self._delivered_table.copy())
             self._maker = StepMaker(
                 self._source,
@@ -283,9 +312,9 @@ class Loader(DataLoader[Batch]):
             )
         return self._threads.ahead
 
-    def _planner(self) -> Planner:
-        if self._mosaic is not None:
-            return MosaicPlanner(self._mosaic, self.config, self._source)
+    def _planner(self, mosaic: MosaicRun | None) -> Planner:
+        if mosaic is not None:
+            return MosaicPlanner(mosaic, self.config, self._source)
         rank, world_size = self.config.ranks
         local = self.config.slots // world_size
         slots = range(rank * local, (rank + 1) * local)
@@ -321,7 +350,7 @@ class Loader(DataLoader[Batch]):
             StateError: The step is made already, or may be.
             ConfigError: The weights or the step do not fit.
         """
-        earliest = self._delivered + self.config.depth + _PLANNED_AHEAD + 1
+        earliest = self._delivered + self.config.depth + BLOCK_STEPS + 1
         step = earliest if step is None else step
         if isinstance(step, bool) or not isinstance(step, int):
             raise ConfigError(f"step must be a whole number, not {step!r}")
@@ -398,9 +427,9 @@ class Loader(DataLoader[Batch]):
 
     def _acknowledge_to(self, batch_id: int) -> None:
         while self._pending and next(iter(self._pending)) <= batch_id:
-            _, (self._table, record) = self._pending.popitem(last=False)
+            _, (self._table, self._lost, record) = self._pending.popitem(last=False)
             if record is not None:
-                self._open_ledger().append(record)
+                self._open_ledger().hold(record)
         self._acknowledged = batch_id + 1
 
     def _needs_console(self) -> tuple[Console, AgentSet]:
@@ -411,13 +440,17 @@ class Loader(DataLoader[Batch]):
     # State ---------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state at the last acknowledged batch: equal on all ranks, plain values."""
+        """Return the state at the last acknowledged batch, plain values.
+
+        Equal on all ranks, but that each lists the lost shards that it has met itself.
+        """
         body = {
             "plan": self._plan,
             "step": self._acknowledged,
             "mixture": self._mixture.state(self._acknowledged),
             "mosaic": self._mosaic.base if self._mosaic is not None else None,
             "console": self.console.state_dict() if self.console is not None else None,
+            "lost": encode_lost(self._lost),
         }
         return encode(body, self._table)
 
@@ -428,26 +461,47 @@ class Loader(DataLoader[Batch]):
         """
         if not state:
             return
-        if self._mosaic is not None and "sample_in_epoch" in state:
-            body: dict[str, Any] = {"plan": self._plan, "step": 0, "mosaic": dict(state)}
-            table = self._mosaic.resume(state)
+        lost: list[LostShard] = []
+        plan, layout, mixture, step = self._plan, self._slot_layout, self._mixture, 0
+        mosaic = MosaicRun(self.config) if self._mosaic is not None else None
+        body: dict[str, Any] = {}
+        if mosaic is not None and isinstance(state, Mapping) and "sample_in_epoch" in state:
+            table = mosaic.resume(state)
         else:
             body, table = decode(state)
-            check_plan(body["plan"], self._plan)
-            if self._mosaic is not None:
-                self._mosaic.resume(body["mosaic"])
-            self._planner().load(table)  # refuses what it cannot continue from
+            step = body["step"]
+            lost = self._lost_in(body)
+            if lost:  # measured without them, however the mean of what is there now turned out
+                num_candidates = body["plan"].get("num_candidates")
+                layout = replace(layout, num_candidates=num_candidates)
+                plan = plan | {"num_candidates": num_candidates}
+            check_plan(body["plan"], plan)
+            if mosaic is not None:
+                mosaic.resume(body.get("mosaic"))
+            self._planner(mosaic).load(table)  # refuses what it cannot continue from
+            mixture = self._mixture.loaded(body.get("mixture"), step)
         self._threads.stop()
-        if "mixture" in body:
-            self._mixture.load(body["mixture"])
         if self.console is not None:
-            self.console.load_state_dict(body["console"])
+            self.console.load_state_dict(body.get("console"))
+        self._plan, self._slot_layout, self._mosaic, self._mixture = plan, layout, mosaic, mixture
+        self._source.lose(lost)
+        self._lost = self._source.lost
         self._table = self._delivered_table = table
-        self._delivered = self._acknowledged = int(body["step"])
+        self._delivered = self._acknowledged = step
         self._pending.clear()
         self._recent.clear()
         self._probes = None
         self._close_ledger()  # what runs again is a new attempt
+
+    def _lost_in(self, body: Mapping[str, Any]) -> list[LostShard]:
+        """Return the lost shards of a state, which its run went on without."""
+        lost = decode_lost(body.get("lost", []), self._source.corpus.samples_per_shard)
+        if lost and self.config.on_bad_shard != "substitute":
+            raise StateError(
+                f"the state was saved after {len(lost)} shards were lost ({lost[0].reason}): "
+                "resume with on_bad_shard='substitute', or mend them and begin a new run"
+            )
+        return lost
 
     # The rest ------------------------------------------------------------------------------------
 
@@ -460,6 +514,11 @@ class Loader(DataLoader[Batch]):
         if self.console is not None:
             metrics.update(self.console.metrics())
         return metrics
+
+    @property
+    def lost(self) -> dict[int, str]:
+        """Shards that are substituted (`on_bad_shard`), by number, and why: it names the file."""
+        return {shard.shard_id: shard.reason for shard in self._source.cache.lost}
 
     def flush(self) -> None:
         """Publish what the ledger holds in memory; call it with each checkpoint."""
@@ -508,7 +567,14 @@ class Loader(DataLoader[Batch]):
         if self._mosaic is not None:
             return float(self._table[0, 0])
         positions = self._table[: order.num_strands * order.num_streams, 0]
-        return float(positions.sum()) / self._source.corpus.num_samples
+        return float(positions.sum() / self._source.samples_per_shard.sum())
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for threads that were told to stop, a little: they may wait for a server."""
+    until = time.monotonic() + _FAREWELL_S
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 def _always(step: int) -> bool:

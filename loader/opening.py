@@ -11,11 +11,11 @@ import numpy as np
 
 from .agents import AgentSet
 from .config import LoaderConfig
-from .corpus import Corpus, Stream, Where, open_corpus
+from .corpus import Corpus, LengthOf, Stream, Wanted, Where, open_corpus
 from .errors import ConfigError
-from .order import Mixture, Order, SlotLayout
+from .order import ORDER_VERSION, Mixture, Order, SlotLayout, WantedOrder
 from .order.weights import Weight, epoch_choose
-from .prefetch import DiskCache, ShardCache, Source, footprint, lost_shard
+from .prefetch import DiskCache, LostShard, ShardCache, Source, footprint, lost_shard
 from .shards import Ask, Shard, read_shard
 from .storage import open_store
 
@@ -39,18 +39,19 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
         if tokeniser is not None:
             encoding, column = f"ndarray:{tokeniser.dtype}", TOKENS
         _check_tokens(corpus, column, encoding)
-        where = Where.parse(config.where) if config.where is not None else None
+        length_of = LengthOf(config.column, None if tokeniser is None else tokeniser.digest)
+        wanted = _open_wanted(corpus, config)
         check_mosaic(corpus, config)
-        order = _open_order(corpus, config)
+        order = _open_order(corpus, config, wanted)
         disk = _open_disk(config)
         is_small = 2 * int(corpus.shards.raw_bytes.sum()) <= config.budget_bytes
         cache = ShardCache(
-            _fetch(corpus, config, where, tokeniser, disk),
-            lambda shard_id: footprint(corpus.shards[shard_id]),
+            _fetch(corpus, config, wanted, tokeniser, disk),
+            _footprint(corpus, config, wanted),
             budget_bytes=config.budget_bytes,
-            num_threads=config.fetch_threads,
+            num_threads=config.num_fetch_threads,
             on_bad_shard=config.on_bad_shard,
-            substitute=lambda shard_id: _lost_shard(corpus, shard_id, column, encoding),
+            substitute=lambda lost: _stand_in(corpus, lost, column, encoding, length_of),
             keeps_finished=is_small,
             name=lambda shard_id: f"shard {corpus.shards[shard_id].stored_name}",
             deadline_s=config.batch_timeout_s,
@@ -61,10 +62,10 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
             encoding,
             order,
             cache,
-            where=where,
+            length_of=length_of,
+            wanted=wanted,
             disk=disk,
-            uses_stored_lengths=tokeniser is None,
-            shards_ahead=None if is_small else config.fetch_threads,
+            shards_ahead=None if is_small else config.num_fetch_threads,
         )
     except BaseException:
         if cache is not None:
@@ -94,13 +95,16 @@ def check_mosaic(corpus: Corpus, config: LoaderConfig) -> None:
         )
 
 
-def open_mixture(corpus: Corpus) -> Mixture:
+def open_mixture(source: Source) -> Mixture:
     """Return the mixture that the weights of the streams ask for."""
+    corpus = source.corpus
     weights = [
         Weight(proportion=stream.proportion, repeat=stream.repeat, choose=stream.choose)
         for stream in corpus.streams
     ]
-    return Mixture(epoch_choose(corpus.samples_per_stream.tolist(), weights).tolist())
+    by_stream = np.split(source.samples_per_shard, corpus.first_shard[1:-1])
+    held = [int(samples.sum()) for samples in by_stream]
+    return Mixture(epoch_choose(held, weights).tolist())
 
 
 def load_agents(url: str | Path | Sequence[Stream], config: LoaderConfig) -> AgentSet | None:
@@ -150,13 +154,16 @@ def make_plan(
         "lanes": layout.lanes,
         "packing": layout.packing.name.lower(),
         "num_candidates": layout.num_candidates,
-        "tokenizer": None,
+        "order": ORDER_VERSION,
+        "tokenizer": source.length_of.tokenizer,
         "console": None,
     }
+    if config.where is not None:
+        plan["where"] = Where.parse(config.where).text
+    if source.wanted is not None:
+        plan["wanted"] = source.wanted.digest
     if config.mosaic_plan is not None:
         plan["mosaic"] = _digest([json.dumps(config.mosaic_plan.to_dict(), sort_keys=True)])
-    if (tokeniser := _open_tokeniser(config)) is not None:
-        plan["tokenizer"] = tokeniser.digest
     if config.console is not None and agents is not None:
         plan["console"] = config.console.to_dict()
         plan["num_probes"] = config.num_probes
@@ -176,8 +183,16 @@ def _check_tokens(corpus: Corpus, column: str, encoding: str) -> None:
     raise ConfigError(f"{corpus.url}: column {column!r} is {encoding}, no token ids; {advice}")
 
 
-def _open_order(corpus: Corpus, config: LoaderConfig) -> Order:
-    by_stream = np.split(corpus.samples_per_shard, corpus.first_shard[1:-1])
+def _open_wanted(corpus: Corpus, config: LoaderConfig) -> Wanted | None:
+    if config.where is None:
+        return None
+    window = max(config.window_shards, config.num_strands or 1) * len(corpus.streams)
+    return Wanted(corpus, Where.parse(config.where), kept_shards=4 * window)
+
+
+def _open_order(corpus: Corpus, config: LoaderConfig, wanted: Wanted | None) -> Order:
+    held = corpus if wanted is None else wanted
+    by_stream = np.split(held.samples_per_shard, corpus.first_shard[1:-1])
     num_strands = config.num_strands
     if num_strands is None:
         num_strands = 1
@@ -186,13 +201,15 @@ def _open_order(corpus: Corpus, config: LoaderConfig) -> Order:
         most = min(config.window_shards, smallest) if is_mixed else 1
         while num_strands * 2 <= most and config.slots % (num_strands * 2) == 0:
             num_strands *= 2
-    return Order(
-        by_stream,
-        seed=config.seed,
-        num_strands=num_strands,
-        ways=max(1, config.window_shards // num_strands),
-        shuffle=config.shuffle,
-    )
+    settings: dict[str, Any] = {
+        "seed": config.seed,
+        "num_strands": num_strands,
+        "ways": max(1, config.window_shards // num_strands),
+        "shuffle": config.shuffle,
+    }
+    if wanted is None:
+        return Order(by_stream, **settings)
+    return WantedOrder(by_stream, wanted.locate, **settings)
 
 
 def _open_tokeniser(config: LoaderConfig) -> "Tokeniser | None":
@@ -207,30 +224,30 @@ def _open_tokeniser(config: LoaderConfig) -> "Tokeniser | None":
 def _open_disk(config: LoaderConfig) -> DiskCache | None:
     if config.cache_dir is None:
         return None
-    return DiskCache(config.cache_dir, limit_bytes=config.cache_limit_bytes)
+    strict = config.on_bad_disk == "fail"
+    return DiskCache(config.cache_dir, limit_bytes=config.cache_limit_bytes, strict=strict)
 
 
 def _fetch(
     corpus: Corpus,
     config: LoaderConfig,
-    where: Where | None,
+    wanted: Wanted | None,
     tokeniser: "Tokeniser | None",
     disk: DiskCache | None,
 ) -> Callable[[int, Callable[[int], np.ndarray]], Shard]:
     """Return the call that reads one shard: only what is wanted of it, checked, tokenised."""
-    wanted = {config.column}
+    needed = {config.column}
     if isinstance(config.agents, AgentSet):
-        wanted |= {agent.column for agent in config.agents.agents if agent.column is not None}
-    columns = tuple(sorted(wanted)) if config.console is None else None
+        needed |= {agent.column for agent in config.agents.agents if agent.column is not None}
+    columns = tuple(sorted(needed)) if config.console is None else None
 
     def fetch(shard_id: int, allocate: Callable[[int], np.ndarray]) -> Shard:
-        rows = hashes = None
-        verify = config.verify
-        if where is not None:
+        rows = _rows(corpus, config, wanted, shard_id)
+        hashes, verify = None, config.verify
+        if wanted is not None:
             hashes = corpus.sample_hashes(shard_id)
-            if hashes is not None or verify != "strict":
-                rows = corpus.wanted(shard_id, where)
-                verify = "ranges" if verify == "strict" else verify
+        if rows is not None and verify == "strict":
+            verify = "ranges"
         ask = Ask(columns=columns, allocate=allocate, verify=verify, rows=rows, hashes=hashes)
         store, info = corpus.store_of(shard_id), corpus.shards[shard_id]
         if disk is None:
@@ -245,9 +262,34 @@ def _fetch(
     return fetch
 
 
-def _lost_shard(corpus: Corpus, shard_id: int, column: str, encoding: str) -> Shard:
-    info = corpus.shards[shard_id]
-    lengths = corpus.stored_lengths(shard_id) if column in info.column_names else None
+def _footprint(corpus: Corpus, config: LoaderConfig, wanted: Wanted | None) -> Callable[[int], int]:
+    """Return the call that tells the bytes a shard takes while it is fetched."""
+
+    def footprint_of(shard_id: int) -> int:
+        rows = _rows(corpus, config, wanted, shard_id)
+        sizes = None if rows is None else corpus.sample_bytes(shard_id)
+        return footprint(corpus.shards[shard_id], rows, sizes)
+
+    return footprint_of
+
+
+def _rows(
+    corpus: Corpus, config: LoaderConfig, wanted: Wanted | None, shard_id: int
+) -> np.ndarray | None:
+    """Return the rows that are fetched, None for all: single ones must not escape verification."""
+    if wanted is None:
+        return None
+    if config.verify == "strict" and not corpus.stored.has_hashes(shard_id):
+        return None
+    return wanted.rows(shard_id)
+
+
+def _stand_in(
+    corpus: Corpus, lost: LostShard, column: str, encoding: str, length_of: LengthOf
+) -> Shard:
+    info, lengths = corpus.shards[lost.shard_id], lost.lengths
+    if lengths is None:
+        lengths = corpus.stored.lengths(lost.shard_id, length_of)
     known = {} if lengths is None else {column: lengths}
     return lost_shard(info, {column: encoding}, known)
 

@@ -51,11 +51,11 @@ class StrandPlanner:
         """Plan at least one and at most `num_steps` steps."""
         return self._cursor.advance(step, num_steps)
 
-    def prefetch(self, source: Source, step: int) -> None:
-        """Start fetching what the steps from `step` on will touch."""
-        queues = self.table[: self._num_queues]
-        weights = self._cursor.mixture.at(step)
-        source.prefetch(queues, self._cursor.open_keys(), weights, self._strands)
+    def prefetch(self, source: Source, step: int, num_steps: int) -> None:
+        """Start fetching what `num_steps` steps from `step` on will touch, and some beyond."""
+        queues, weights = self.table[: self._num_queues], self._cursor.mixture.at(step)
+        reach = self._cursor.reach(2 * num_steps)  # the next plan's are then on their way
+        source.prefetch(queues, self._cursor.open_keys(), weights, self._strands, reach)
 
 
 class MosaicRun:
@@ -143,8 +143,9 @@ class MosaicPlanner:
             place * self._row_tokens,
         )
 
-    def prefetch(self, source: Source, step: int) -> None:
+    def prefetch(self, source: Source, step: int, num_steps: int) -> None:
         """Start fetching what the next batches will touch."""
+        del step, num_steps
         ids = self._left()[:_BATCHES_AHEAD].reshape(-1)
         shard, _ = self._order.locate(ids[ids >= 0])
         source.cache.prefetch(list(dict.fromkeys(shard.tolist())))

@@ -66,6 +66,7 @@ def step_record(step: Step, config: LoaderConfig) -> StepRecord:
         votes=votes,
         states=states,
         score=total,
+        lost=tuple((shard.shard_id, shard.reason) for shard in step.lost),
     )
 
 

@@ -9,7 +9,8 @@ itself costs one native call and little else.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
@@ -27,19 +28,21 @@ from .batches import (
     Kept,
     Place,
     Placement,
+    expand,
     gather_candidates,
     keep_within,
     make_batch,
+    make_narrow,
 )
 from .config import LoaderConfig
 from .console import Console, Policy
-from .errors import ShardError
+from .errors import ShardError, StorageError
 from .order import Block, Packing, SlotLayout
-from .prefetch import Source
+from .prefetch import LostShard, Source, is_lost
 
 Result = TypeVar("Result", DocumentScores, Selection)
 
-_BLOCK_STEPS = 64
+BLOCK_STEPS = 64  # of a plan, at most
 _BLOCK_PIECES = 1 << 14
 _NO_TOKENS = np.empty(0, np.uint16)
 _NO_START = np.empty(0, np.int64)
@@ -58,8 +61,8 @@ class Planner(Protocol):
     def advance(self, step: int, num_steps: int) -> Block:
         """Plan at least one and at most `num_steps` steps."""
 
-    def prefetch(self, source: Source, step: int) -> None:
-        """Start fetching what the steps from `step` on will touch."""
+    def prefetch(self, source: Source, step: int, num_steps: int) -> None:
+        """Start fetching what `num_steps` steps from `step` on will touch, and some beyond."""
 
 
 @dataclass(slots=True)  # made once a batch: a frozen one takes five times as long to make
@@ -68,7 +71,8 @@ class Step:
 
     `table` is the cursor behind this step, `num_tokens` what the local batch holds and `room` what
     it could hold.
-    `scores`, `selection` and `policy` are None without a console.
+    `scores`, `selection` and `policy` are None without a console. `lost` are the shards that this
+    step and those behind it do without.
     """
 
     step: int
@@ -83,6 +87,7 @@ class Step:
     select_s: float
     num_tokens: int
     room: int
+    lost: tuple[LostShard, ...] = ()
 
 
 def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
@@ -173,6 +178,8 @@ class StepMaker:
             slots=local, rows_per_slot=layout.rows_per_slot, row_tokens=layout.row_tokens
         )
         self._copy = DeviceCopy(config.device, config.pin_memory, allocate)
+        # What int64 cannot hold is refused where it is packed.
+        self._is_narrow = self._copy.crosses and np.can_cast(source.stored_dtype, np.int64)
         self._planner = planner
         self._block: _Local | None = None
         self._block_steps = 1  # the first batch waits for no more than it needs
@@ -191,47 +198,54 @@ class StepMaker:
         return self._copy.receive(step.batch, step.copied)
 
     def _plan(self, step: int) -> _Local:
-        self._planner.prefetch(self._source, step)
+        self._source.forget_lengths()
+        with suppress(ShardError, StorageError):  # raised where it is needed, if it is
+            self._planner.prefetch(self._source, step, self._block_steps)
         try:
             block = self._planner.advance(step, self._block_steps)
         except ShardError:  # the steps before the one that needs the bad shard are still good
             block = self._planner.advance(step, 1)
             self._block_steps = 1
         pieces = max(int(block.end[-1]) // block.num_steps, 1)
-        most = min(_BLOCK_STEPS, max(_BLOCK_PIECES // pieces, 1))
+        most = min(BLOCK_STEPS, max(_BLOCK_PIECES // pieces, 1))
         self._block_steps = min(2 * self._block_steps, most)
         first_sample = self._source.corpus.first_sample
         return _Local(block, self._slots, self._layout.slot_tokens, first_sample)
 
     def _stream(self, step: int, block: _Local) -> Step:
         """Pack all of a step's pieces where the plan puts them; lost shards leave padding."""
-        planned = block.pieces(step)
+        at = block.pieces(step)
         places, shard_ids = block.touched(step)
         column = self._source.column
         found = [shard.elements(column) for shard in self._source.cache.get(shard_ids)]
-        lost = self._source.cache.failures.lost
-        at = _without(lost, block.shard, planned) if lost else planned
+        lost = self._source.lost
         tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
         for place, elements in zip(places, found, strict=True):
             tables[place] = elements
         pieces = Placement(
             block.table[at], block.row32[at], block.offset[at], block.length[at], block.target[at]
         )
+        kept = Kept(block.ordinal[: len(pieces.length)], pieces.target, pieces.length)
+        if lost:  # where lengths were known before, their pieces are in the plan
+            good = np.flatnonzero(~is_lost(lost, block.shard[at]))
+            pieces = pieces.only(good)
+            kept = Kept(good, pieces.target, pieces.length)
         batch = self._pack(tables, pieces)
         candidates = Candidates(
             block.slot[at],
             block.shard[at],
             block.row[at],
             block.sample_id[at],
-            pieces.offset,
-            pieces.length,
+            block.offset[at],
+            block.length[at],
             _NO_START,
             _NO_TOKENS,
         )
-        kept = Kept(block.ordinal[: len(pieces.length)], pieces.target, pieces.length)
         at_step = step - block.first_step
         tokens = int(pieces.length.sum()) if lost else block.tokens[at_step]
-        return self._step(step, batch, block.tables[at_step], candidates, kept, tokens)
+        made = self._step(step, batch, block.tables[at_step], candidates, kept, tokens)
+        made.lost = lost
+        return made
 
     def _choose(self, step: int, block: _Local, policy: Policy) -> Step:
         """Score a step's candidates, select among them and pack those that are kept."""
@@ -245,10 +259,13 @@ class StepMaker:
             self._source.token_dtype,
         )
         started = time.perf_counter()
-        scores, selection = self._select(step, candidates, policy)
+        lost, length = self._source.lost, candidates.length
+        if lost:  # a piece without a token takes no other one's place
+            length = np.where(is_lost(lost, candidates.shard), 0, length)
+        scores, selection = self._select(step, candidates, length, policy)
         chosen = self._chosen(candidates, selection)
         select_s = time.perf_counter() - started
-        kept = keep_within(chosen, candidates.length, self._layout)
+        kept = keep_within(chosen, length, self._layout)
         zeros = np.zeros(len(kept.candidate), np.int64)
         table, row = np.zeros(len(zeros), np.int32), kept.candidate.astype(np.int32)
         batch = self._pack(
@@ -256,13 +273,21 @@ class StepMaker:
         )
         table, tokens = block.tables[step - block.first_step], int(kept.length.sum())
         made = self._step(step, batch, table, candidates, kept, tokens)
-        return replace(made, scores=scores, selection=selection, policy=policy, select_s=select_s)
+        made = replace(made, scores=scores, selection=selection, policy=policy, lost=lost)
+        made.select_s = select_s
+        return made
 
     def _pack(self, tables: list[Elements], pieces: Placement) -> dict[str, torch.Tensor]:
-        dtype = self._source.stored_dtype
-        return make_batch(
-            tables, pieces, self._layout, self._config.fields, self._copy.empty, dtype
-        )
+        dtype, empty = self._source.stored_dtype, self._copy.empty
+        if self._is_narrow:
+            return make_narrow(tables, pieces, self._layout, empty, dtype)
+        return make_batch(tables, pieces, self._layout, self._config.fields, empty, dtype)
+
+    def _finish(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Make the fields that did not travel."""
+        if not self._is_narrow:
+            return batch
+        return expand(batch["tokens"], batch["segments"], self._config.fields)
 
     def _step(
         self,
@@ -273,13 +298,13 @@ class StepMaker:
         kept: Kept,
         num_tokens: int,
     ) -> Step:
-        sent, copied = self._copy.send(batch)
+        sent, copied = self._copy.send(batch, self._finish)
         room = self._layout.tokens
         nothing = (None, None, None, 0.0)
         return Step(step, sent, copied, table, candidates, kept, *nothing, num_tokens, room)
 
     def _select(
-        self, step: int, candidates: Candidates, policy: Policy
+        self, step: int, candidates: Candidates, length: np.ndarray, policy: Policy
     ) -> tuple[DocumentScores, Selection]:
         assert self._agents is not None
         how, device = self._config.implementation, self._config.device
@@ -288,7 +313,7 @@ class StepMaker:
         selection = select(
             scores.votes.view(*shape, scores.votes.shape[1]),
             _tensor(policy.theta, device),
-            _tensor(candidates.length.astype(np.int32), device).view(shape),
+            _tensor(length.astype(np.int32), device).view(shape),
             _tensor(candidates.piece_ids(), device).view(shape),
             shift=_tensor(policy.shift, device),
             scale=_tensor(policy.scale, device),
@@ -336,12 +361,6 @@ def score(
         _tensor(stored, device),
         implementation=implementation,
     )
-
-
-def _without(lost: Sequence[tuple[int, str]], shards: np.ndarray, pieces: slice) -> np.ndarray:
-    """Leave out pieces of lost shards: where lengths were known before, they are in the plan."""
-    ids = [shard_id for shard_id, _ in lost]
-    return pieces.start + np.flatnonzero(~np.isin(shards[pieces], ids))
 
 
 def _tensor(array: np.ndarray, device: str) -> torch.Tensor:

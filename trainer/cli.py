@@ -207,10 +207,22 @@ def index(
         str | None,
         typer.Option(help="Also labels.parquet: lengths, hashes and these columns (or none)."),
     ] = None,
+    length_of: Annotated[
+        str | None, typer.Option(help="The column whose lengths labels.parquet stores.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json whose tokens of that column are counted.")
+    ] = None,
+    eod: Annotated[
+        str | None, typer.Option(help="The token that it puts behind every document.")
+    ] = None,
 ) -> None:
     """Write the index of a corpus beside it: of JSON lines where they are, of others one table."""
     from ..loader.convert import index_corpus, store_labels
+    from ..loader.shards.tokenise import Tokeniser
 
+    if labels is None and (length_of or tokenizer):
+        raise ConfigError("--length-of and --tokenizer say what --labels stores: give it, or none")
     options = _told(columns=columns, files=files, dtype=dtype, sample_tokens=sample_tokens)
     made = index_corpus(url, format_name, options)
     size = f"{made.samples:,} samples in {made.shards:,} shards of {made.format}"
@@ -219,7 +231,12 @@ def index(
         return
     with _display() as display:
         named = () if labels == "none" else _listed(labels)
-        where = store_labels(url, named, format_name, options, progress=display.progress)
+        where = store_labels(
+            *(url, named, format_name, options),
+            length_of=length_of,
+            tokeniser=None if tokenizer is None else Tokeniser.load(tokenizer, eod=eod),
+            progress=display.progress,
+        )
     Terminal().print(f"labels [bold]{escape(where)}[/]", **_LINE)
 
 

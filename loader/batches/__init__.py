@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples become batches: candidate tokens gathered, kept pieces packed into rows."""
 
-from .batch import FIELDS, BatchLayout, Kept, Placement, keep_within, make_batch
+from .batch import (
+    FIELDS,
+    BatchLayout,
+    Kept,
+    Placement,
+    expand,
+    keep_within,
+    make_batch,
+    make_narrow,
+)
 from .device import DeviceCopy
 from .gather import Candidates, Place, gather_candidates
 
@@ -13,7 +22,9 @@ __all__ = [
     "Kept",
     "Place",
     "Placement",
+    "expand",
     "gather_candidates",
     "keep_within",
     "make_batch",
+    "make_narrow",
 ]

@@ -4,7 +4,7 @@
 A segment is a run of tokens of one piece in one row; it starts where `position_ids` is 0, and its
 first label is -100, because nothing before it may predict it. Labels are unshifted: the model
 shifts. Padding is a segment of its own. `tokens` are as stored; the wide fields are made in the
-same call.
+same call, or, for a batch that is to cross a bus, on the other side of it by `expand`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from .. import _core
 from ..errors import ShardError
 
 PAD = 0
+IGNORED = -100  # the label where nothing may be predicted
 FIELDS = ("tokens", "input_ids", "labels", "position_ids", "cu_seqlens")
 _WIDE = np.dtype(np.int64)
 
@@ -73,6 +74,11 @@ class Placement:
     length: np.ndarray
     target: np.ndarray
 
+    def only(self, chosen: np.ndarray) -> "Placement":
+        """Return some of the pieces, ascending."""
+        parts = (self.table, self.row, self.offset, self.length, self.target)
+        return Placement(*(part[chosen] for part in parts))
+
 
 def keep_within(slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchLayout) -> Kept:
     """Place chosen candidates one after the other in their slot, cut to the slot's budget.
@@ -128,6 +134,69 @@ def make_batch(
             batch[name], flat[name] = empty(shape, dtype)
     if "cu_seqlens" in fields and "position_ids" not in flat:
         flat["position_ids"] = np.empty(layout.tokens, _WIDE)
+    _pack(tables, pieces, layout, flat)
+    if "cu_seqlens" in fields:
+        borders = np.append(np.flatnonzero(flat["position_ids"] == 0), layout.tokens)
+        batch["cu_seqlens"] = torch.from_numpy(borders.astype(np.int32))
+    return batch
+
+
+def make_narrow(
+    tables: Sequence[_core.Elements],
+    pieces: Placement,
+    layout: BatchLayout,
+    empty: Empty,
+    token_dtype: np.dtype,
+) -> dict[str, torch.Tensor]:
+    """Pack pieces into no more than what `expand` needs.
+
+    Takes and raises what `make_batch` does.
+
+    Returns:
+        `tokens` [rows, row_tokens] of `token_dtype`. `segments` [2, n + 1] int32: the borders of
+        the n segments in the flattened batch, and for each whether it is padding.
+    """
+    tokens, flat = empty((layout.rows, layout.row_tokens), token_dtype)
+    _pack(tables, pieces, layout, {"tokens": flat})
+    end = pieces.target + pieces.length
+    row_ends = np.arange(0, layout.tokens + 1, layout.row_tokens)
+    borders = np.unique(np.concatenate((row_ends, pieces.target, end)))
+    piece = np.searchsorted(pieces.target, borders, side="right") - 1
+    ends = np.append(end, 0)  # -1, before the first piece, finds the last element
+    segments, flat = empty((2, len(borders)), np.dtype(np.int32))
+    flat[:] = np.concatenate((borders, borders >= ends[piece]))
+    return {"tokens": tokens, "segments": segments}
+
+
+def expand(
+    tokens: torch.Tensor, segments: torch.Tensor, fields: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Make the fields of `make_batch`, bit for bit, from what `make_narrow` gave.
+
+    On the device that holds the tensors, in its current stream, without waiting for it.
+    """
+    borders, is_padding = segments[0], segments[1].to(torch.bool)
+    num = tokens.numel()
+    segment = torch.repeat_interleave(borders.diff().to(torch.int64), output_size=num)
+    positions = torch.arange(num, device=tokens.device) - borders[segment]
+    ids = tokens.to(torch.int64)
+    is_ignored = (positions == 0) | is_padding[segment]
+    made = {
+        "tokens": tokens,
+        "input_ids": ids,
+        "labels": ids.masked_fill(is_ignored.view_as(ids), IGNORED),
+        "position_ids": positions.view_as(ids),
+        "cu_seqlens": borders,
+    }
+    return {name: made[name] for name in fields}
+
+
+def _pack(
+    tables: Sequence[_core.Elements],
+    pieces: Placement,
+    layout: BatchLayout,
+    flat: dict[str, np.ndarray],
+) -> None:
     try:
         _core.pack(
             tables,
@@ -143,7 +212,3 @@ def make_batch(
         )
     except _core.ShardFault as error:
         raise ShardError(str(error)) from None
-    if "cu_seqlens" in fields:
-        borders = np.append(np.flatnonzero(flat["position_ids"] == 0), layout.tokens)
-        batch["cu_seqlens"] = torch.from_numpy(borders.astype(np.int32))
-    return batch

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches on their way to the device: pooled or pinned memory, and a copy stream of our own.
 
-A batch is packed right into the memory that it travels in. Pinned memory comes from torch's caching
-allocator, which hands none out again before a copy from it has ended.
+A batch is packed right into the memory that it travels in. To a device it travels as its tokens are
+stored, and the wide fields are made there, behind the copy. Pinned memory comes from torch's
+caching allocator, which hands none out again before a copy from it has ended. Device memory belongs
+to the copy stream, which takes none back before the caller's stream is done: `receive` tells it.
 """
 
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+Finish = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 _TORCH_DTYPES = {
     name: getattr(torch, name)
     for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -42,6 +45,11 @@ class DeviceCopy:
         self._allocate = allocate
         self._stream = torch.cuda.Stream(device=self.device) if self.device.type == "cuda" else None
 
+    @property
+    def crosses(self) -> bool:
+        """Whether batches go to another memory than the CPU's."""
+        return self._stream is not None
+
     def empty(self, shape: tuple[int, int], dtype: np.dtype) -> tuple[torch.Tensor, np.ndarray]:
         """Return an uninitialised tensor on the CPU for a batch that is to be sent.
 
@@ -55,15 +63,19 @@ class DeviceCopy:
         return torch.from_numpy(flat.reshape(shape)), flat
 
     def send(
-        self, batch: dict[str, torch.Tensor]
+        self, batch: dict[str, torch.Tensor], finish: Finish = dict
     ) -> tuple[dict[str, torch.Tensor], torch.cuda.Event | None]:
-        """Start the copy; the event, if any, is to be waited for before the batch is used."""
+        """Start the copy, and what `finish` makes of it where it arrives.
+
+        The event, if any, is to be waited for before the result is used.
+        """
         if self._stream is None:
-            return batch, None
+            return finish(batch), None
         with torch.cuda.stream(self._stream):
             sent = {
                 name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()
             }
+            sent = finish(sent)
             event = torch.cuda.Event()
             event.record(self._stream)
         return sent, event

@@ -12,7 +12,7 @@ Source: docs/console.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -224,12 +224,15 @@ class Console:
             "num_skipped": self._num_skipped,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Continue from a saved state.
 
         Raises:
-            StateError: It belongs to other agents, another mode or another rhythm of refreshes.
+            StateError: It is none, or belongs to other agents, another mode or another rhythm of
+                refreshes.
         """
+        if not isinstance(state, Mapping):
+            raise StateError("the state is of a run without a console: resume without one")
         here = self.state_dict()
         for key in ("mode", "refresh_steps", "policy_lag", "agents"):
             if state.get(key) != here[key]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..corpus import LabelPlan, Stream, open_corpus, write_labels
 from ..corpus.sidecar import LABELS_NAME
@@ -17,6 +17,9 @@ from ..shards.jsonl_index import INDEX_NAME as LINES_NAME
 from ..shards.jsonl_index import index_jsonl
 from ..shards.tokenise import TOKENS
 from ..storage import Store, open_store
+
+if TYPE_CHECKING:
+    from ..shards.tokenise import Tokeniser
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def store_labels(
     format_name: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
+    length_of: str | None = None,
+    tokeniser: Tokeniser | None = None,
     store_options: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int | None, str], None] | None = None,
 ) -> str:
@@ -90,6 +95,8 @@ def store_labels(
         columns: Scalar columns of its shards that hold labels.
         format_name: As for `index_corpus`, like `options` and `store_options`.
         options: What the format needs to be told.
+        length_of: The column whose lengths are stored; None takes `tokens` if there is one.
+        tokeniser: The lengths are those of its tokens of that column, which holds texts.
         store_options: As for `open_store`.
         progress: Called as progress(stage, done, total, detail), counting shards.
 
@@ -97,14 +104,18 @@ def store_labels(
         The URL of the file.
 
     Raises:
-        ConfigError: A column holds no labels.
+        ConfigError: A column holds no labels, or the texts to tokenise are not named.
         StorageError: A shard cannot be read, or the file not be written.
         ShardError: A shard is malformed.
     """
+    if tokeniser is not None and length_of is None:
+        raise ConfigError("a tokenizer counts the tokens of a column of texts: name it, length_of")
     opened = open_corpus([Stream(url, format=format_name, options=options)], store_options)
     with closing(opened) as corpus:
         names = corpus.shards[0].column_names
-        plan = LabelPlan(columns=tuple(columns), token_column=TOKENS if TOKENS in names else None)
+        if length_of is None and TOKENS in names:
+            length_of = TOKENS
+        plan = LabelPlan(columns=tuple(columns), token_column=length_of, tokeniser=tokeniser)
 
         def count(done: int, total: int) -> None:
             if progress is not None:

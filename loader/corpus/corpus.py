@@ -8,7 +8,6 @@ int64. Thread-safe; nothing here reads a sample except `read`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..shards.columns import ends_of
 from ..storage import Store
 from .cells import Cells
 from .labels import StoredLabels
+from .sidecar import LengthOf
 from .streams import Stream, StreamStores
 from .where import Where
 
@@ -62,11 +62,6 @@ class Corpus:
         """Where it lies, for messages."""
         more = len(self.streams) - 1
         return self.streams[0].url + (f" and {more} more streams" if more else "")
-
-    @cached_property
-    def stream_of_shard(self) -> np.ndarray:
-        """[n] int64."""
-        return np.repeat(np.arange(len(self.streams)), np.diff(self.first_shard))
 
     def stream_of(self, shard_id: int) -> int:
         """Return the number of the stream a shard belongs to."""
@@ -133,9 +128,21 @@ class Corpus:
         """
         return self.stored.read(shard_id, columns)
 
-    def stored_lengths(self, shard_id: int) -> np.ndarray | None:
-        """Return the tokens of each sample, uint32 [samples]; None where they are not stored."""
-        return self.stored.lengths(shard_id)
+    def stored_lengths(
+        self, shard_id: int, column: str = "tokens", tokenizer: str | None = None
+    ) -> np.ndarray | None:
+        """Return the tokens of each sample, uint32 [samples]; None where they are not stored.
+
+        Args:
+            shard_id: The shard.
+            column: The column whose elements count, or whose texts are tokenised.
+            tokenizer: The digest of the tokenizer of its texts.
+        """
+        return self.stored.lengths(shard_id, LengthOf(column, tokenizer))
+
+    def sample_bytes(self, shard_id: int) -> np.ndarray | None:
+        """Return the bytes each sample takes in the raw file, uint64; None if not stored."""
+        return self.stored.sizes(shard_id)
 
     def sample_hashes(self, shard_id: int) -> np.ndarray | None:
         """Return xxh3_64 of each sample's stored bytes, uint64; None where they are not stored."""
@@ -155,6 +162,16 @@ class Corpus:
             StorageError, ShardError: They cannot be read, or belong to other shards.
         """
         return self.stored.wanted(shard_id, where)
+
+    def num_wanted(self, where: Where) -> np.ndarray:
+        """Return how many samples of each shard a predicate wants: int64 [n].
+
+        Told from cells; else the labels are read, one request a shard.
+
+        Raises:
+            ConfigError, StorageError, ShardError: As for `wanted`.
+        """
+        return self.stored.num_wanted(where)
 
     def close(self) -> None:
         """Close the stores."""

@@ -3,8 +3,8 @@
 
 One row a sample in the order of the corpus, one row group a shard that holds any, so that the
 labels of a shard are one ranged read. In the file's metadata: the digest of the index it belongs
-to, names of states, and the cells of each shard. Nothing in it is trusted; one that belongs to
-another index is refused by name. Thread-safe.
+to, what its lengths count, names of states, and the cells of each shard. Nothing in it is trusted;
+one that belongs to another index is refused by name. Thread-safe.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +29,29 @@ if TYPE_CHECKING:
 LABELS_NAME = "labels.parquet"
 LABELS_VERSION = "1"
 LENGTH = "length"
+SIZE = "sample_bytes"
 HASH = "xxh3_64"
+OWN_COLUMNS = (LENGTH, SIZE, HASH)
 LABEL_DTYPES = ("uint8", "uint16", "uint32")
 _MAX_FOOTER_BYTES = 1 << 28
 _SLACK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class LengthOf:
+    """What a stored length counts: the elements of a column, or the tokens of its texts.
+
+    Attributes:
+        column: Of the shards.
+        tokenizer: The digest of the tokenizer that turned texts into tokens, None without one.
+    """
+
+    column: str
+    tokenizer: str | None = None
+
+    def __str__(self) -> str:
+        made = "" if self.tokenizer is None else f" under tokenizer {self.tokenizer}"
+        return f"column {self.column!r}{made}"
 
 
 class Sidecar:
@@ -39,7 +59,9 @@ class Sidecar:
 
     Attributes:
         where: Its URL.
-        columns: Label columns and, if they are stored, `length` and `xxh3_64`, to their dtypes.
+        columns: Label columns and, if they are stored, `length`, `sample_bytes` and `xxh3_64`, to
+            their dtypes.
+        length_of: What `length` counts; None where that is not stated.
         states: Names of states of label columns, in the order of their numbers.
         cells: Of all shards; None where no cells are stored.
         first_cell: [shards + 1] int64, the cells of each shard.
@@ -56,13 +78,14 @@ class Sidecar:
         self.columns = _read_schema(self.where, metadata)
         _check_groups(self.where, metadata, samples[samples > 0])
         kept = metadata.metadata or {}
+        self.length_of = _read_length_of(self.where, kept)
         self.states = _read_states(self.where, kept, self.columns)
         self.cells, self.first_cell = _read_cells(self.where, kept, self.columns, samples)
 
     @property
     def label_columns(self) -> tuple[str, ...]:
         """The columns that hold labels."""
-        return tuple(name for name in self.columns if name not in (LENGTH, HASH))
+        return tuple(name for name in self.columns if name not in OWN_COLUMNS)
 
     def read(self, shard_pos: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
         """Read columns of one shard, counted within the stream: one request.
@@ -169,7 +192,11 @@ def open_sidecar(store: Store, samples: np.ndarray, digest: str) -> Sidecar | No
 
 
 def pack_metadata(
-    digest: str, states: Mapping[str, Sequence[str]], cells: Cells | None, first_cell: np.ndarray
+    digest: str,
+    states: Mapping[str, Sequence[str]],
+    cells: Cells | None,
+    first_cell: np.ndarray,
+    length_of: LengthOf | None = None,
 ) -> dict[str, str]:
     """Return what a sidecar's metadata holds.
 
@@ -178,6 +205,7 @@ def pack_metadata(
         states: Names of states by column.
         cells: Of all shards in a row; None stores none.
         first_cell: [shards + 1] int64.
+        length_of: What the lengths count; None stores no lengths.
     """
     import pyarrow as pa
 
@@ -186,6 +214,8 @@ def pack_metadata(
         "moot.digest": digest,
         "moot.states": json.dumps({name: list(names) for name, names in states.items()}),
     }
+    if length_of is not None:
+        kept["moot.length_of"] = json.dumps(asdict(length_of))
     if cells is None:
         return kept
     shard = np.repeat(np.arange(len(first_cell) - 1, dtype=np.uint32), np.diff(first_cell))
@@ -216,7 +246,8 @@ def _read_schema(where: str, metadata: Any) -> dict[str, np.dtype]:
     types = {pa.uint8(): "uint8", pa.uint16(): "uint16", pa.uint32(): "uint32"}
     found: dict[str, np.dtype] = {}
     for field in schema:
-        needed = {LENGTH: pa.uint32(), HASH: pa.uint64()}.get(field.name)
+        own = {LENGTH: pa.uint32(), SIZE: pa.uint64(), HASH: pa.uint64()}
+        needed = own.get(field.name)
         dtype = types.get(field.type) if needed is None else needed.to_pandas_dtype()
         if dtype is None or (needed is not None and field.type != needed) or field.name in found:
             raise ShardError(f"{where}: column {field.name!r} is {field.type}, no label; delete it")
@@ -232,6 +263,18 @@ def _check_groups(where: str, metadata: Any, samples: np.ndarray) -> None:
             f"{where}: its {num} row groups are not the {len(samples)} shards with samples; label "
             "the corpus again"
         )
+
+
+def _read_length_of(where: str, kept: Mapping[bytes, bytes]) -> LengthOf | None:
+    if b"moot.length_of" not in kept:
+        return None
+    try:
+        found = LengthOf(**json.loads(kept[b"moot.length_of"]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ShardError(f"{where}: what its lengths count cannot be read ({error})") from error
+    if not isinstance(found.column, str) or not isinstance(found.tokenizer, str | None):
+        raise ShardError(f"{where}: what its lengths count is no name; label the corpus again")
+    return found
 
 
 def _read_states(

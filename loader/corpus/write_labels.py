@@ -2,7 +2,7 @@
 """Makes labels.parquet: one pass over a corpus, by threads, published by one put a stream.
 
 Labels come from scalar columns that the shards have, from a function of a shard, or both. The token
-lengths and the hash of every sample are stored along.
+lengths, the size and the hash of every sample are stored along.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,19 @@ from ..shards import Ask, Shard
 from ..shards.columns import ends_of
 from .cells import MAX_CELLS, Cells, count_cells, join_cells
 from .corpus import Corpus
-from .sidecar import HASH, LABEL_DTYPES, LABELS_NAME, LENGTH, pack_metadata
+from .sidecar import (
+    HASH,
+    LABEL_DTYPES,
+    LABELS_NAME,
+    LENGTH,
+    OWN_COLUMNS,
+    SIZE,
+    LengthOf,
+    pack_metadata,
+)
+
+if TYPE_CHECKING:
+    from ..shards.tokenise import Tokeniser
 
 Label = Callable[[Shard], Mapping[str, np.ndarray]]
 Progress = Callable[[int, int], None]
@@ -37,6 +49,7 @@ class LabelPlan:
         columns: Scalar columns of the shards that hold labels: states, counted from 0.
         label: Makes more labels of a shard: name to an integer array [samples].
         token_column: Its lengths are stored; None stores none.
+        tokeniser: Where the token column holds texts: the lengths stored are those of its tokens.
         states: Names of states of label columns, in the order of their numbers.
         cells: Label columns whose combinations are counted by shard; None takes all.
     """
@@ -44,8 +57,17 @@ class LabelPlan:
     columns: Sequence[str] = ()
     label: Label | None = None
     token_column: str | None = "tokens"
+    tokeniser: Tokeniser | None = None
     states: Mapping[str, Sequence[str]] | None = None
     cells: Sequence[str] | None = None
+
+    @property
+    def length_of(self) -> LengthOf | None:
+        """What the lengths count, None where none are stored."""
+        if self.token_column is None:
+            return None
+        digest = None if self.tokeniser is None else self.tokeniser.digest
+        return LengthOf(self.token_column, digest)
 
 
 def write_labels(
@@ -130,11 +152,12 @@ class _Table:
     def finish(self, digest: str) -> memoryview:
         cells = join_cells(self._cells) if self._cells else None
         states = self._plan.states or {}
-        labels = [name for name in self._dtypes if name not in (LENGTH, HASH)]
+        labels = [name for name in self._dtypes if name not in OWN_COLUMNS]
         strange = [name for name in states if name not in labels]
         if strange:
             raise ConfigError(f"states of {strange[0]!r} are named; labels are {', '.join(labels)}")
-        kept = pack_metadata(digest, states, cells, ends_of(self._num_cells))
+        first_cell = ends_of(self._num_cells)
+        kept = pack_metadata(digest, states, cells, first_cell, self._plan.length_of)
         self._writer.add_key_value_metadata(kept)
         self._writer.close()
         return self._sink.getbuffer()
@@ -149,7 +172,7 @@ def _open_writer(sink: io.BytesIO, dtypes: Mapping[str, np.dtype]) -> Any:
         sink,
         pa.schema(fields),
         compression={name: "none" if name == HASH else "zstd" for name in dtypes},
-        use_dictionary=[name for name in dtypes if name not in (LENGTH, HASH)],
+        use_dictionary=[name for name in dtypes if name not in OWN_COLUMNS],
         write_statistics=False,
     )
 
@@ -184,10 +207,10 @@ def _label_shard(corpus: Corpus, shard_id: int, plan: LabelPlan) -> _Labelled:
     columns = {name: _as_states(shard.where, name, labels[name], num) for name in labels}
     lengths = None
     if plan.token_column is not None:
-        lengths = columns[LENGTH] = shard.lengths(plan.token_column)
-    hashes = shard.sample_hashes()
-    if hashes is not None:
-        columns[HASH] = hashes
+        lengths = columns[LENGTH] = _lengths(shard, plan.token_column, plan.tokeniser)
+    sizes, hashes = shard.sample_bytes(), shard.sample_hashes()
+    if sizes is not None and hashes is not None:
+        columns |= {SIZE: sizes, HASH: hashes}
     if not columns:
         raise ConfigError("nothing is to be stored: name label columns, or the token column")
     counted = labels if plan.cells is None else plan.cells
@@ -198,10 +221,16 @@ def _label_shard(corpus: Corpus, shard_id: int, plan: LabelPlan) -> _Labelled:
     return _Labelled(columns, cells)
 
 
+def _lengths(shard: Shard, column: str, tokeniser: Tokeniser | None) -> np.ndarray:
+    if tokeniser is None:
+        return shard.lengths(column)
+    return np.diff(tokeniser.encode_column(shard, column).offsets).astype(np.uint32)
+
+
 def _as_states(where: str, name: str, values: np.ndarray, num: int) -> np.ndarray:
     """Return labels as an unsigned array [num] of the narrowest type that its type calls for."""
     found = np.asarray(values)
-    if not name.isidentifier() or keyword.iskeyword(name) or name in (LENGTH, HASH):
+    if not name.isidentifier() or keyword.iskeyword(name) or name in OWN_COLUMNS:
         raise ConfigError(f"{where}: a label column cannot be named {name!r}; use a plain word")
     if found.shape != (num,) or found.dtype.kind not in "uib":
         raise ConfigError(

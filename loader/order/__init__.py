@@ -7,15 +7,18 @@ plans which pieces of which documents stand in which slot and is the whole of wh
 
 from .cursor import Block, Cursor, Packing, SlotLayout, default_num_slots, new_table
 from .mixture import Mixture
-from .strands import Order
+from .strands import ORDER_VERSION, Order
+from .wanted import WantedOrder
 
 __all__ = [
+    "ORDER_VERSION",
     "Block",
     "Cursor",
     "Mixture",
     "Order",
     "Packing",
     "SlotLayout",
+    "WantedOrder",
     "default_num_slots",
     "new_table",
 ]

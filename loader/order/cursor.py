@@ -113,8 +113,7 @@ class Cursor:
     Args:
         layout: How the global batch is cut.
         order: Where the documents stand.
-        lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]); below 0 where
-            a document is not wanted.
+        lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]).
         mixture: The weights of the streams.
     """
 
@@ -149,6 +148,11 @@ class Cursor:
         keys = self.table[self._num_queues :, 0]
         return keys[keys >= 0]
 
+    def reach(self, num_steps: int) -> int:
+        """The draws of each strand that planning so many steps looks at first."""
+        # A single step looks no further than it must: what lies ahead may be slow to come, or bad.
+        return int(self._per_step * num_steps * _SLACK) + (8 if num_steps > 1 else 1)
+
     def advance(self, step: int, num_steps: int) -> Block:
         """Plan at least one and at most `num_steps` steps from `step` on, and move behind them."""
         if self.mixture.starts_at(step):
@@ -157,8 +161,7 @@ class Cursor:
         change = self.mixture.next_change(step)
         if change is not None:
             num_steps = min(num_steps, change - step)
-        # A single step looks no further than it must: what lies ahead may be slow to come, or bad.
-        count = int(self._per_step * num_steps * _SLACK) + (8 if num_steps > 1 else 1)
+        count = self.reach(num_steps)
         while count <= _AHEAD_LIMIT:
             block = self._plan(step, num_steps, count)
             if block is not None:
@@ -177,10 +180,7 @@ class Cursor:
             shard, row = self.order.locate(keys)
             length = self._lengths(shard, row)
             self._check_fertile(strand, weights, length)
-            wanted = np.flatnonzero(length >= 0)
-            if len(wanted) < count:
-                keys, shard, row, length = (a[wanted] for a in (keys, shard, row, length))
-            ahead.append((wanted, keys, length))
+            ahead.append((np.arange(count), keys, length))
             shards.append(shard)
             rows.append(row)
         lane_shard, lane_row, lane_lengths = self._lanes()
@@ -208,8 +208,8 @@ class Cursor:
         needed = int((sizes[weights > 0] * (weights.sum() / weights[weights > 0])).max())
         if len(length) >= min(needed, _AHEAD_LIMIT // 4):
             raise ConfigError(
-                f"{len(length)} documents in a row (strand {strand}) hold no token or are not "
-                "wanted: look at the corpus, at `where`, or lower num_strands"
+                f"{len(length)} documents in a row (strand {strand}) hold no token: look at the "
+                "corpus, or lower num_strands"
             )
 
     def _lanes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ state, so that a resumed run replays it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,9 +71,26 @@ class Mixture:
         current = max(first for first, _ in self._changes if first <= step)
         return [(first, weights.tolist()) for first, weights in self._changes if first >= current]
 
-    def load(self, state: list[tuple[int, list[int]]]) -> None:
-        """Continue from `state`; StateError if it does not fit."""
-        changes = [(int(first), np.array(weights, np.int64)) for first, weights in state]
-        if not changes or any(len(w) != len(self._changes[0][1]) for _, w in changes):
+    def loaded(self, state: Any, step: int) -> "Mixture":
+        """Return the mixture of a run that goes on at `step` from a state; StateError if it cannot.
+
+        Args:
+            state: As `state(step)` returned it.
+            step: Where the run goes on.
+        """
+        num_streams = len(self._changes[0][1])
+        try:
+            changes = [(first, integer_weights(weights)) for first, weights in state]
+            firsts = [first for first, _ in changes]
+            are_steps = all(type(first) is int and first >= 0 for first in firsts)
+            if not are_steps or sorted(set(firsts)) != firsts or firsts[0] > step:
+                raise ValueError(f"changes at steps {firsts}, for step {step}")
+        except (TypeError, ValueError, IndexError, ConfigError) as error:
+            raise StateError(
+                f"the state is damaged (its mixture: {error}): resume from another one"
+            ) from error
+        if any(len(weights) != num_streams for _, weights in changes):
             raise StateError("the state's mixture is of another number of streams")
-        self._changes = changes
+        mixture = Mixture(changes[0][1].tolist())
+        mixture._changes = changes
+        return mixture

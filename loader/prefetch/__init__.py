@@ -4,9 +4,19 @@
 from .ahead import Ahead
 from .cache import ShardCache
 from .disk import DiskCache
-from .failures import lost_shard
+from .failures import LostShard, is_lost, lost_shard
 from .held import footprint
 from .pool import BufferPool
 from .source import Source
 
-__all__ = ["Ahead", "BufferPool", "DiskCache", "ShardCache", "Source", "footprint", "lost_shard"]
+__all__ = [
+    "Ahead",
+    "BufferPool",
+    "DiskCache",
+    "LostShard",
+    "ShardCache",
+    "Source",
+    "footprint",
+    "is_lost",
+    "lost_shard",
+]

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from ..errors import StorageError
 
 Item = TypeVar("Item")
+_SHORT_S = 0.1
 
 
 class Ahead(Generic[Item]):
@@ -54,6 +55,11 @@ class Ahead(Generic[Item]):
         """How many made steps wait."""
         return len(self._made)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread has ended."""
+        return not self._thread.is_alive()
+
     def notify(self) -> None:
         """Say that `ready` may answer otherwise now."""
         with self._changed:
@@ -86,12 +92,13 @@ class Ahead(Generic[Item]):
             self._changed.notify_all()
         self._thread.join()
 
-    def abandon(self) -> None:
-        """Stop without waiting; the thread ends behind the step it is at."""
+    def abandon(self) -> threading.Thread:
+        """Stop without waiting; the thread, which is returned, ends behind the step it is at."""
         self._closed = True
-        if self._changed.acquire(blocking=False):
+        if self._changed.acquire(timeout=_SHORT_S):
             self._changed.notify_all()
             self._changed.release()
+        return self._thread
 
     def _wait(self) -> None:
         """Wait for an item; past the deadline say where the thread that makes it stands."""

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, StorageError
 from ..shards.shard import Allocate, Shard
-from .failures import BadShards, OnBadShard, forget_frames
+from .failures import BadShards, LostShard, OnBadShard, forget_frames
 from .held import HeldShards
 from .pool import BufferPool
 
@@ -38,7 +38,8 @@ class ShardCache:
 
     Args:
         fetch: Reads, verifies and decodes one shard into memory that it allocates.
-        footprint: The bytes a shard takes while it is fetched.
+        footprint: The bytes a shard takes while it is fetched. Called by those who ask for shards,
+            so it may read what is stored beside them.
         budget_bytes: The most that all shards together may take.
         num_threads: How many shards are fetched at a time.
         pool: Where memory comes from; None makes one of the same budget, closed with the cache.
@@ -59,7 +60,7 @@ class ShardCache:
         num_threads: int = 4,
         pool: BufferPool | None = None,
         on_bad_shard: OnBadShard = "fail",
-        substitute: Callable[[int], Shard] | None = None,
+        substitute: Callable[[LostShard], Shard] | None = None,
         keeps_finished: bool = True,
         name: Callable[[int], str] = "shard {}".format,
         deadline_s: float = 600.0,
@@ -73,9 +74,10 @@ class ShardCache:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._held = HeldShards(budget_bytes, self.pool)
-        self._demanded: list[int] = []  # what the one caller waits for that may make room
+        self._demanded: dict[int, int] = {}  # shard to need: what one caller may make room for
         self._urgent: deque[int] = deque()  # demanded and admitted, no thread has it yet
         self._plan: list[int] = []
+        self._needs: dict[int, int] = {}  # of the plan: shard to bytes while it is fetched
         self._failed: dict[int, BaseException] = {}
         self._closed = False
         self._hits = self._misses = self._fetched_bytes = self._unverified_bytes = 0
@@ -93,9 +95,9 @@ class ShardCache:
         return self._held.charged_bytes / self._held.budget_bytes
 
     @property
-    def lost(self) -> list[tuple[int, str]]:
-        """Shards that were replaced by empty samples, and why: (shard_id, reason)."""
-        return list(self.failures.lost)
+    def lost(self) -> list[LostShard]:
+        """Shards that are substituted, and why."""
+        return list(self.failures.lost.values())
 
     def counters(self) -> dict[str, float]:
         """Return what was done so far, as docs/cache.md lists it; `in_flight` and `fill`: now."""
@@ -122,8 +124,9 @@ class ShardCache:
         plan = list(shard_ids)
         if plan == self._plan:
             return
+        needs = self._needs_of(plan)
         with self._changed:
-            self._plan = plan
+            self._plan, self._needs = plan, needs
             self._held.plan = {
                 shard_id: place for place, shard_id in enumerate(dict.fromkeys(plan))
             }
@@ -139,18 +142,10 @@ class ShardCache:
             ConfigError: The shards do not fit into the budget together.
             StorageError, ShardError: A fetch failed, or took longer than the deadline.
         """
-        with self._lock:
-            shards = self._held.shards
-            try:
-                found = [shards[shard_id] for shard_id in shard_ids]
-            except KeyError:
-                pass
-            else:
-                for shard_id in shard_ids:
-                    shards.move_to_end(shard_id)
-                self._hits += len(found)
-                return found
-        return self._wait_for(list(dict.fromkeys(shard_ids)), shard_ids)
+        found = self._take(shard_ids)
+        if found is None:
+            found = self._wait_for(self._needs_of(shard_ids), shard_ids)
+        return self.failures.in_place(shard_ids, found)
 
     def close(self) -> None:
         """Stop fetching, join the threads and let go of all shards."""
@@ -164,16 +159,34 @@ class ShardCache:
         if self._owns_pool:
             self.pool.close()
 
-    def abandon(self) -> None:
-        """Stop fetching without waiting for what is under way."""
+    def abandon(self) -> list[threading.Thread]:
+        """Stop fetching without waiting for what is under way; return the threads."""
         self._closed = True
         if self._lock.acquire(blocking=False):  # else the threads see it when they next look
             self._changed.notify_all()
             self._lock.release()
+        return list(self._threads)
 
     # ---- a caller's side
 
-    def _wait_for(self, wanted: list[int], shard_ids: Sequence[int]) -> list[Shard]:
+    def _take(self, shard_ids: Sequence[int]) -> list[Shard] | None:
+        """Return shards that are all here, None if one is not."""
+        with self._lock:
+            shards = self._held.shards
+            try:
+                found = [shards[shard_id] for shard_id in shard_ids]
+            except KeyError:
+                return None
+            for shard_id in shard_ids:
+                shards.move_to_end(shard_id)
+            self._hits += len(found)
+            return found
+
+    def _needs_of(self, shard_ids: Sequence[int]) -> dict[int, int]:
+        known = self._needs
+        return {i: known[i] if i in known else self._footprint(i) for i in shard_ids}
+
+    def _wait_for(self, wanted: dict[int, int], shard_ids: Sequence[int]) -> list[Shard]:
         start = time.monotonic()
         with self._changed:
             missing = sum(shard_id not in self._held for shard_id in wanted)
@@ -187,20 +200,20 @@ class ShardCache:
                 return [self._held.shards[shard_id] for shard_id in shard_ids]
             finally:
                 if self._demanded is wanted:
-                    self._demanded = []
+                    self._demanded = {}
                 self._wait_s += time.monotonic() - start
                 self._changed.notify_all()
 
-    def _take_turn(self, wanted: list[int], start: float) -> None:
+    def _take_turn(self, wanted: dict[int, int], start: float) -> None:
         """Wait until nobody else makes room, or until what is wanted has come anyway."""
         while self._demanded and not all(shard_id in self._held for shard_id in wanted):
-            self._changed.wait(self._time_left(start, wanted))
+            self._changed.wait(self._time_left(start, list(wanted)))
         if not self._demanded:
             self._demanded = wanted
         for shard_id in wanted:
             self._failed.pop(shard_id, None)  # in vain, ahead of time: try again
 
-    def _await(self, wanted: list[int], start: float) -> None:
+    def _await(self, wanted: dict[int, int], start: float) -> None:
         """Wait until all that is wanted is held, making room for it."""
         stuck_since = start
         while True:
@@ -218,13 +231,13 @@ class ShardCache:
                 raise self._too_small(wanted)
             self._changed.wait(left_s if self._held.in_flight else _STUCK_S)
 
-    def _admit(self, wanted: list[int], missing: list[int]) -> None:
+    def _admit(self, wanted: dict[int, int], missing: list[int]) -> None:
         """Reserve room for what is wanted, in order: a small one must not take a large one's."""
         held = self._held
         for shard_id in missing:
             if shard_id in held.in_flight:
                 continue
-            need = self._footprint(shard_id)
+            need = wanted[shard_id]
             if not held.reserve(shard_id, need, wanted, -1):
                 if held.cost(wanted) + need > held.budget_bytes and not held.in_flight:
                     raise self._too_small(wanted)
@@ -244,9 +257,9 @@ class ShardCache:
             f"no answer in {self._deadline_s:g} s for {names}; look at the store with `moot doctor`"
         )
 
-    def _too_small(self, wanted: list[int]) -> ConfigError:
-        names = ", ".join(self._name(shard_id) for shard_id in wanted[:4])
-        need = sum(self._footprint(shard_id) for shard_id in wanted)
+    def _too_small(self, wanted: dict[int, int]) -> ConfigError:
+        names = ", ".join(self._name(shard_id) for shard_id in list(wanted)[:4])
+        need = sum(wanted.values())
         others = self._held.taken() - self._held.cost(wanted)
         return ConfigError(
             f"one step reads from {len(wanted)} shards ({names}{', ...' * (len(wanted) > 4)}), "
@@ -277,7 +290,7 @@ class ShardCache:
         shard_id = self._next_planned()
         if shard_id is None:
             return None
-        need, place = self._footprint(shard_id), self._held.plan[shard_id]
+        need, place = self._needs[shard_id], self._held.plan[shard_id]
         return shard_id if self._held.reserve(shard_id, need, self._demanded, place) else None
 
     def _next_planned(self) -> int | None:

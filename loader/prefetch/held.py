@@ -8,17 +8,46 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
+import numpy as np
+
+from ..errors import ShardError
+from ..shards.columns import ends_of
 from ..shards.index import ShardInfo
+from ..shards.ranges import find_runs
 from ..shards.shard import Shard
-from .pool import BufferPool
+from .pool import BufferPool, block_bytes
 
 
-def footprint(info: ShardInfo) -> int:
-    """Return the bytes a shard takes while it is fetched: as stored, raw and decoded at a time."""
+def footprint(
+    info: ShardInfo, rows: np.ndarray | None = None, sizes: np.ndarray | None = None
+) -> int:
+    """Return the bytes a shard takes while it is fetched: as stored, raw and decoded at a time.
+
+    Counted in blocks of the pool, since those are what is taken.
+
+    Args:
+        info: The shard.
+        rows: The samples that are fetched, ascending int64; None for all.
+        sizes: uint64 [n], the bytes of every sample in the raw file; None where they are not known.
+
+    Raises:
+        ShardError: The sizes are not those of the shard.
+    """
     text = info.raw_bytes if info.format == "jsonl" else 0  # read into columns beside it
-    return info.raw_bytes + info.zip_bytes + text
+    beside = block_bytes(info.zip_bytes) + block_bytes(text)
+    if rows is None or sizes is None or info.zip_basename is not None:
+        return block_bytes(info.raw_bytes) + beside
+    if sizes.sum(dtype=np.float64) > info.raw_bytes:
+        raise ShardError(
+            f"{info.stored_name}: its samples cannot take the bytes that its labels state; label "
+            "the corpus again"
+        )
+    offsets = ends_of(sizes.astype(np.int64))
+    runs = offsets[find_runs(rows, offsets)]
+    fetched = info.raw_bytes - int(offsets[-1]) + int(np.diff(runs, axis=1).sum())
+    return block_bytes(fetched) + beside
 
 
 class HeldShards:
@@ -50,7 +79,7 @@ class HeldShards:
         """Return the bytes that are not free."""
         return max(self.charged_bytes, self._pool.used_bytes)
 
-    def cost(self, shard_ids: Sequence[int]) -> int:
+    def cost(self, shard_ids: Iterable[int]) -> int:
         """Return the bytes that some shards are charged for, here or on their way."""
         return sum(self._kept.get(i, 0) + self.in_flight.get(i, 0) for i in shard_ids)
 

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A corpus read in order: where documents stand, how long they are, what is stored with them."""
 
+import math
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 
 from .._core import POSITION_BITS
-from ..corpus import Corpus, Where
+from ..corpus import Corpus, LengthOf, Wanted
 from ..order import Order
 from .cache import ShardCache
 from .disk import DiskCache
+from .failures import LostShard
 
 _SHARDS_MEASURED = 4
-NOT_WANTED = -1  # the length of a document that is passed over
 
 
 class Source:
@@ -26,9 +28,9 @@ class Source:
         encoding: The encoding of that column.
         order: Where documents stand.
         cache: The decoded shards.
-        where: Documents that it refuses are passed over and, where possible, never fetched.
+        length_of: What lengths stored beside the shards must count to be used.
+        wanted: The documents of the order; None where it is all of them.
         disk: Where stored shards are kept, for its counters.
-        uses_stored_lengths: Lengths stored beside the shards are those of the column.
         shards_ahead: Shards fetched beyond those that are being read; None fetches all that the
             order names and the budget allows.
     """
@@ -41,9 +43,9 @@ class Source:
         order: Order,
         cache: ShardCache,
         *,
-        where: Where | None = None,
+        length_of: LengthOf,
+        wanted: Wanted | None = None,
         disk: DiskCache | None = None,
-        uses_stored_lengths: bool = True,
         shards_ahead: int | None = None,
     ) -> None:
         self.token_dtype = token_dtype(encoding)
@@ -54,16 +56,27 @@ class Source:
         self.cache = cache
         self.disk = disk
         self.window_shards = order.ways * order.num_strands
-        self._where = where
-        self._fixed = _fixed_length(encoding) if where is None else None
-        self._uses_stored_lengths = uses_stored_lengths
+        self.wanted = wanted
+        self._fixed = _fixed_length(encoding)
+        self.length_of = length_of
         self._shards_ahead = shards_ahead
         self._lock = threading.Lock()
         self._lengths: OrderedDict[int, np.ndarray] = OrderedDict()
         self._lengths_kept = 4 * self.window_shards * order.num_streams
+        cache.failures.measured = self._measured
+
+    @property
+    def samples_per_shard(self) -> np.ndarray:
+        """[n] int64: those of the order."""
+        held = self.corpus if self.wanted is None else self.wanted
+        return held.samples_per_shard
+
+    def rows(self, shards: np.ndarray, nth: np.ndarray) -> np.ndarray:
+        """Return the rows, int64 [m], of the nth [m] documents of the order in shards [m]."""
+        return nth if self.wanted is None else self.wanted.locate(shards, nth)
 
     def lengths(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the tokens, int64 [m], of the documents at (shard, row); -1 where not wanted."""
+        """Return the tokens, int64 [m], of documents of the order, at (shard, row)."""
         if self._fixed is not None:
             return np.full(len(shards), self._fixed, dtype=np.int64)
         lengths = np.empty(len(shards), dtype=np.int64)
@@ -73,7 +86,12 @@ class Source:
         return lengths
 
     def prefetch(
-        self, table: np.ndarray, open_keys: np.ndarray, weights: np.ndarray, strands: range
+        self,
+        table: np.ndarray,
+        open_keys: np.ndarray,
+        weights: np.ndarray,
+        strands: range,
+        reach: int,
     ) -> None:
         """Start fetching what will be touched next, in order of need.
 
@@ -82,23 +100,32 @@ class Source:
             open_keys: The keys of the open documents.
             weights: [num_streams], how often each stream is drawn.
             strands: Those whose documents are read; of the others only lengths may be needed.
+            reach: Draws of each strand that are planned next: what they need is fetched in any
+                case, and `shards_ahead` beyond it.
         """
         num_streams = self.order.num_streams
         read = self._needed(np.arange(len(table)), strands)
         held, _ = self.order.locate(open_keys[self._needed(open_keys >> POSITION_BITS, strands)])
         upcoming: list[tuple[float, int]] = []
-        share = weights / weights.sum()
+        located: list[int] = []
+        share, num_open = weights / weights.sum(), 0
         for queue, position in enumerate(table[:, 0].tolist()):
             drawn = float(share[queue % num_streams])
-            if drawn and read[queue]:
-                ahead = self.order.upcoming(queue, position)
+            if not drawn or (self.wanted is None and not read[queue]):
+                continue
+            ahead = list(self.order.upcoming(queue, position, math.ceil(reach * drawn)))
+            located += [shard for _, shard in ahead]
+            if read[queue]:
+                num_open += self.order.ways
                 upcoming += [(distance / drawn, shard) for distance, shard in ahead]
         upcoming.sort()
-        num_read = sum(distance == 0 for distance, _ in upcoming)
+        shards = list(dict.fromkeys([*held.tolist(), *(shard for _, shard in upcoming)]))
         if self._shards_ahead is not None:
-            upcoming = upcoming[: num_read + self._shards_ahead]
-        shards = dict.fromkeys([*held.tolist(), *(shard for _, shard in upcoming)])
-        self.cache.prefetch([shard for shard in shards if self._holds_wanted(shard)])
+            needed = {*held.tolist(), *(shard for draws, shard in upcoming if draws <= reach)}
+            shards = shards[: max(num_open, len(needed)) + self._shards_ahead]
+        if self.wanted is not None:
+            self.wanted.prepare(located, set(shards))
+        self.cache.prefetch(shards)
 
     def _needed(self, queues: np.ndarray, strands: range) -> np.ndarray:
         """Which queues' shards are fetched: those read, or whose lengths nothing else tells."""
@@ -106,17 +133,42 @@ class Source:
         is_read = (strand >= strands.start) & (strand < strands.stop)
         return is_read | ~self._knows_lengths[stream]
 
+    @property
+    def lost(self) -> tuple[LostShard, ...]:
+        """Lost shards that were asked for so far; it only grows."""
+        return self.cache.failures.met
+
+    def forget_lengths(self) -> None:
+        """Let go of lengths not looked at for long; not while a plan counts on them."""
+        with self._lock:
+            while len(self._lengths) > self._lengths_kept:
+                self._lengths.popitem(last=False)
+
+    def lose(self, lost: Sequence[LostShard]) -> None:
+        """Take shards as lost from now on, as a state says, whatever was read of them before."""
+        for shard in lost:
+            self.cache.failures.lose(shard)
+        shard_ids = [shard.shard_id for shard in lost]
+        self.cache.failures.meet(shard_ids)
+        with self._lock:
+            for shard_id in shard_ids:
+                self._lengths.pop(shard_id, None)
+
     def close(self) -> None:
         """Join all threads and let go of the shards."""
+        self.cache.abandon()
+        self.corpus.close()  # ends the requests that the threads wait for
         self.cache.close()
-        self.corpus.close()
 
     def mean_piece_tokens(self, piece_tokens: int) -> float:
         """Return the mean length of the pieces of a few shards, evenly spaced over the corpus."""
-        num_shards = len(self.corpus.shards)
-        some = np.linspace(0, num_shards - 1, min(_SHARDS_MEASURED, num_shards)).astype(int)
-        lengths = np.concatenate([self._shard_lengths(i) for i in np.unique(some).tolist()])
-        lengths = np.maximum(lengths, 0)
+        filled = np.flatnonzero(self.samples_per_shard)
+        some = np.linspace(0, len(filled) - 1, min(_SHARDS_MEASURED, len(filled))).astype(int)
+        shards = np.unique(filled[some])
+        counts = self.samples_per_shard[shards]
+        nth = np.concatenate([np.arange(count) for count in counts.tolist()])
+        shards = np.repeat(shards, counts)
+        lengths = self.lengths(shards, self.rows(shards, nth))
         pieces = np.ceil(lengths / piece_tokens).sum()
         return float(lengths.sum() / pieces) if pieces else 0.0
 
@@ -134,10 +186,10 @@ class Source:
     def _knows_lengths(self) -> np.ndarray:
         """[num_streams] bool: whether lengths are known without reading the stream's shards."""
         num_streams = self.order.num_streams
-        if self._fixed is not None or not self._uses_stored_lengths:
-            return np.full(num_streams, self._fixed is not None)
+        if self._fixed is not None:
+            return np.full(num_streams, True)
         first = self.corpus.first_shard[:-1].tolist()
-        return np.array([self.corpus.stored_lengths(shard) is not None for shard in first])
+        return np.array([self._stored_lengths(shard) is not None for shard in first])
 
     def _shard_lengths(self, shard_id: int) -> np.ndarray:
         with self._lock:
@@ -148,28 +200,26 @@ class Source:
         lengths = self._measure(shard_id)
         with self._lock:
             self._lengths[shard_id] = lengths
-            while len(self._lengths) > self._lengths_kept:
-                self._lengths.popitem(last=False)
         return lengths
 
-    def _holds_wanted(self, shard_id: int) -> bool:
-        return self._where is None or self.corpus.wanted(shard_id, self._where).size > 0
+    def _measured(self, shard_id: int) -> np.ndarray | None:
+        """Return lengths that were planned with and that only the shard itself tells."""
+        with self._lock:
+            known = self._lengths.get(shard_id)
+        if known is None or self._knows_lengths[self.corpus.stream_of(shard_id)]:
+            return None
+        return np.maximum(known, 0)
 
     def _measure(self, shard_id: int) -> np.ndarray:
         """Return the tokens of every document of a shard, as stored beside it if they are."""
-        if not self._holds_wanted(shard_id):
-            return np.full(int(self.corpus.samples_per_shard[shard_id]), NOT_WANTED, np.int64)
-        stored = self.corpus.stored_lengths(shard_id) if self._uses_stored_lengths else None
-        if stored is None:
+        lengths = self._stored_lengths(shard_id)
+        if lengths is None:
             (shard,) = self.cache.get([shard_id])
-            stored = shard.lengths(self.column)
-        lengths = stored.astype(np.int64)
-        if self._where is None:
-            return lengths
-        wanted = np.full(len(lengths), NOT_WANTED, dtype=np.int64)
-        rows = self.corpus.wanted(shard_id, self._where)
-        wanted[rows] = lengths[rows]
-        return wanted
+            lengths = shard.lengths(self.column)
+        return lengths.astype(np.int64)
+
+    def _stored_lengths(self, shard_id: int) -> np.ndarray | None:
+        return self.corpus.stored.lengths(shard_id, self.length_of)
 
 
 def token_dtype(encoding: str) -> np.dtype:

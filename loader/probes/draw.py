@@ -14,7 +14,7 @@ from ..agents import AgentSet
 from ..batches import Candidates, Place, gather_candidates
 from ..console import Policy
 from ..errors import ConfigError
-from ..prefetch import Source
+from ..prefetch import Source, is_lost
 from ..steps import score
 from .stratify import stratify
 
@@ -88,17 +88,19 @@ def draw_probes(
 
 def _draw_pool(source: Source, plan: ProbePlan, rng: np.random.Generator) -> Candidates:
     """Draw pieces evenly: documents of a few shards, then pieces of those documents."""
-    corpus = source.corpus
+    samples = source.samples_per_shard
     num_pieces = plan.num_probes * _POOL_PER_PROBE
-    filled = int(np.count_nonzero(corpus.samples_per_shard))
+    filled = int(np.count_nonzero(samples))
     num_shards = min(2 * source.window_shards, filled)  # fits the budget
-    share = corpus.samples_per_shard / corpus.num_samples
+    share = samples / samples.sum()
     picked = rng.choice(len(share), size=num_shards, replace=False, p=share)
-    weight = corpus.samples_per_shard[picked] / corpus.samples_per_shard[picked].sum()
+    weight = samples[picked] / samples[picked].sum()
     shard = np.sort(rng.choice(picked, size=num_pieces, p=weight))
-    row = (rng.random(num_pieces) * corpus.samples_per_shard[shard]).astype(np.int64)
-    place = np.unique(np.stack([shard, row], axis=1), axis=0)
-    length = np.maximum(source.lengths(place[:, 0], place[:, 1]), 0)
+    nth = (rng.random(num_pieces) * samples[shard]).astype(np.int64)
+    place = np.unique(np.stack([shard, source.rows(shard, nth)], axis=1), axis=0)
+    length = source.lengths(place[:, 0], place[:, 1])
+    source.cache.get(np.unique(place[:, 0]).tolist())  # which of them are lost is known then
+    length[is_lost(source.lost, place[:, 0])] = 0
     pieces = -(-length // plan.piece_tokens)
     owner = np.repeat(np.arange(len(place)), pieces)
     nth = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -115,6 +117,6 @@ def _draw_pool(source: Source, plan: ProbePlan, rng: np.random.Generator) -> Can
         source.column,
         np.zeros(len(owner), dtype=np.int64),
         piece,
-        corpus.first_sample,
+        source.corpus.first_sample,
         source.token_dtype,
     )

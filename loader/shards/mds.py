@@ -91,6 +91,12 @@ class MDSShard(Shard):
             raise ShardError(f"{self.where}: only some samples were read, hashes need them all")
         return hash_samples(self._buffer, _offsets(self._buffer, self.num_samples))
 
+    def sample_bytes(self) -> np.ndarray | None:
+        """Return the bytes of each sample in the raw file; see `Shard.sample_bytes`."""
+        if self._held is not None:
+            raise ShardError(f"{self.where}: only some samples were read, sizes need them all")
+        return np.diff(_offsets(self._buffer, self.num_samples)).astype(np.uint64)
+
     def _spans(self, column: str, rows: np.ndarray) -> list[list[int]]:
         if self._held is not None:
             places = np.searchsorted(self._held, rows)

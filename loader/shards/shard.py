@@ -164,6 +164,13 @@ class Shard(ABC):
         """
         return None
 
+    def sample_bytes(self) -> np.ndarray | None:
+        """Return the bytes that each sample takes in the raw file: uint64 [n].
+
+        None where a sample has no bytes of its own there.
+        """
+        return None
+
     def encoding(self, column: str) -> str:
         """Return the encoding of a column; ShardError if there is none of that name."""
         try:

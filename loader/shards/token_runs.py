@@ -31,6 +31,11 @@ class RunShard(ArrayShard):
         flat = self._flat(COLUMN)
         return hash_samples(flat.values.view(np.uint8), flat.offsets * flat.values.itemsize)
 
+    def sample_bytes(self) -> np.ndarray:
+        """Return the bytes of each sample's tokens; see `Shard.sample_bytes`."""
+        flat = self._flat(COLUMN)
+        return (np.diff(flat.offsets) * flat.values.itemsize).astype(np.uint64)
+
 
 def run_info(
     format_name: str, name: str, dtype: np.dtype, *, samples: int, start: int, size: int, part: int

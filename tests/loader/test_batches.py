@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from corpora import random_lengths, small_agents, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
-from moot.loader import ShardError, _core
+from moot.loader import ConsoleConfig, Loader, ShardError, _core, steps
 from moot.loader._core import Elements
 from moot.loader.batches import (
     FIELDS,
@@ -11,8 +12,10 @@ from moot.loader.batches import (
     DeviceCopy,
     Kept,
     Placement,
+    expand,
     keep_within,
     make_batch,
+    make_narrow,
 )
 
 
@@ -27,11 +30,6 @@ def pack(tokens, start, kept, layout, fields, offset=None):
     zeros = np.zeros(len(kept.candidate), np.int64) if offset is None else offset
     table, row = np.zeros(len(zeros), np.int32), np.asarray(kept.candidate, np.int32)
     pieces = Placement(table, row, zeros, kept.length, kept.target)
-
-    def poisoned(shape, dtype):
-        flat = np.full(shape[0] * shape[1], np.iinfo(dtype).max, dtype)
-        return torch.from_numpy(flat.reshape(shape)), flat
-
     tables = [elements(tokens, start)]
     return make_batch(tables, pieces, layout, fields, poisoned, tokens.dtype)
 
@@ -79,6 +77,61 @@ def test_batch_equals_its_reference(seed, slots, rows, width):
     borders = batch["cu_seqlens"].tolist()
     assert borders[0] == 0 and borders[-1] == len(ids)
     assert borders[:-1] == [i for i, p in enumerate(positions) if p == 0]
+
+
+def poisoned(shape, dtype):
+    flat = np.full(shape[0] * shape[1], np.iinfo(dtype).max, dtype)
+    return torch.from_numpy(flat.reshape(shape)), flat
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([np.uint8, np.uint16, np.int32, np.uint32, np.int64]),
+    st.integers(1, 5),
+    st.integers(2, 17),
+)
+def test_what_is_made_behind_a_copy_equals_what_is_packed(seed, dtype, rows, width):
+    """Pieces of any length, none too, with and without gaps between them."""
+    rng = np.random.default_rng(seed)
+    layout = BatchLayout(slots=1, rows_per_slot=rows, row_tokens=width)
+    marks = np.sort(rng.integers(0, layout.tokens + 1, 2 * int(rng.integers(0, 6))))
+    target, length = marks[::2], np.diff(marks)[::2]
+    start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    tokens = rng.integers(0, np.iinfo(dtype).max, int(start[-1]), endpoint=True, dtype=dtype)
+    kept = Kept(np.arange(len(target)), target, length)
+    packed = pack(tokens, start, kept, layout, FIELDS)
+    row = np.arange(len(target), dtype=np.int32)
+    pieces = Placement(np.zeros_like(row), row, np.zeros(len(row), np.int64), length, target)
+    narrow = make_narrow([elements(tokens, start)], pieces, layout, poisoned, tokens.dtype)
+    made = expand(narrow["tokens"], narrow["segments"], FIELDS)
+    assert set(made) == set(packed)
+    for name, tensor in made.items():
+        assert tensor.dtype == packed[name].dtype and tensor.is_contiguous()
+        assert tensor.shape == packed[name].shape and tensor.tolist() == packed[name].tolist()
+    assert list(expand(narrow["tokens"], narrow["segments"], ("labels",))) == ["labels"]
+
+
+@pytest.mark.parametrize("packing", ["contiguous", "best_fit", "pad", "console"])
+def test_a_loader_hands_over_equal_batches_if_they_are_made_behind_the_copy(
+    tmp_path, monkeypatch, packing
+):
+    settings = {"batch_rows": 8, "seq_len": 48, "fields": FIELDS}
+    if packing == "console":
+        console = ConsoleConfig(refresh_steps=4, policy_lag=2)
+        settings |= {"console": console, "agents": small_agents(), "deterministic": False}
+    else:
+        settings["packing"] = packing
+    path = write_corpus(tmp_path / "corpus", random_lengths(100))
+
+    def read():
+        with Loader(path, **settings) as loader:
+            return [batch for _, batch in zip(range(12), loader, strict=False)]
+
+    packed = read()
+    monkeypatch.setattr(DeviceCopy, "crosses", True)
+    monkeypatch.setattr(steps, "make_batch", None)
+    for batch, other in zip(packed, read(), strict=True):
+        assert all(torch.equal(batch[name], other[name]) for name in FIELDS)
 
 
 def test_a_slot_keeps_to_its_budget_and_cuts_the_last_piece():
@@ -141,6 +194,25 @@ def test_a_batch_crosses_to_the_device_on_a_stream_of_its_own():
     for batch, (moved, event) in zip(batches, sent, strict=True):
         there = copy.receive(moved, event)["input_ids"]
         assert there.is_cuda and torch.equal((there * 2).cpu(), batch["input_ids"] * 2)
+
+
+@pytest.mark.gpu
+def test_the_wide_fields_are_made_on_the_device_behind_the_copy():
+    copy, layout = DeviceCopy("cuda"), BatchLayout(slots=1, rows_per_slot=64, row_tokens=512)
+    tokens = np.random.default_rng(0).integers(0, 1 << 16, layout.tokens, dtype=np.uint16)
+    for num in range(1, 20):
+        start = np.linspace(0, layout.tokens - num, num + 1).astype(np.int64)
+        kept = Kept(np.arange(num), start[:-1], np.diff(start))
+        packed = pack(tokens, start, kept, layout, FIELDS)
+        row = np.arange(num, dtype=np.int32)
+        pieces = Placement(
+            np.zeros_like(row), row, np.zeros(num, np.int64), kept.length, start[:-1]
+        )
+        narrow = make_narrow([elements(tokens, start)], pieces, layout, copy.empty, tokens.dtype)
+        sent = copy.send(narrow, lambda there: expand(**there, fields=FIELDS))
+        there = copy.receive(*sent)
+        assert all(tensor.is_cuda for tensor in there.values())
+        assert all(there[name].cpu().tolist() == packed[name].tolist() for name in FIELDS)
 
 
 @pytest.mark.gpu

@@ -22,6 +22,7 @@ from moot.loader.convert import ConvertConfig, convert, index_corpus
 from moot.loader.corpus import open_corpus
 from moot.loader.errors import ConfigError, MootError, ShardError, StorageError
 from moot.loader.shards import MDSWriter, find_shards, merge_index, read_shard
+from moot.loader.shards.tokenise import Tokeniser
 from moot.loader.storage import open_store
 from servers import FaultServer, moto_s3
 
@@ -179,9 +180,7 @@ def test_memory_holds_a_few_shards_for_each_worker(tmp_path):
 def test_from_http_to_s3(corpus, tmp_path):
     served = {f"c/{name}": data for name, data in files(corpus[0]).items()}
     with FaultServer(served) as server, moto_s3("bucket") as options:
-        done = convert(
-            f"{server.url}/c", "s3://bucket/made/here", config(), target_options=options
-        )
+        done = convert(f"{server.url}/c", "s3://bucket/made/here", config(), target_options=options)
         assert done.samples == 600
         again = convert(
             f"{server.url}/c", "s3://bucket/made/here", config(), target_options=options
@@ -835,3 +834,20 @@ def test_the_index_command_stores_labels(tmp_path, moot):
     assert "q" not in pq.read_table(tmp_path / "c/labels.parquet").column_names
     code, _, err = moot("index", url, "--labels", "p")
     assert (code, err.count("\n")) == (1, 1)
+
+
+def test_the_index_command_counts_the_tokens_of_texts(tmp_path, moot, tokenizer):
+    path, ids = tokenizer
+    url = write_lines(tmp_path / "s")
+    told = ("--length-of", "text", "--tokenizer", path, "--eod", "<|end|>")
+    code, _, _ = moot("index", url, "--labels", "none", *told)
+    assert code == 0
+    digest = Tokeniser.load(path, eod="<|end|>").digest
+    corpus = open_corpus(url)
+    shards = range(len(corpus.shards))
+    found = np.concatenate([corpus.stored_lengths(i, "text", digest) for i in shards])
+    assert found.tolist() == [len(ids(row["text"])) + 1 for row in LINES]
+    corpus.close()
+    for wrong in (told, ("--labels", "none", *told[2:])):
+        code, _, err = moot("index", url, *wrong)
+        assert (code, err.count("\n")) == (1, 1)

@@ -52,7 +52,6 @@ def test_the_shards_of_all_streams_stand_in_a_row(folder, names):
     for stream_id, name in enumerate(names):
         first, stop = corpus.first_shard[stream_id : stream_id + 2].tolist()
         assert {corpus.stream_of(i) for i in range(first, stop)} == {stream_id}
-        assert (corpus.stream_of_shard[first:stop] == stream_id).all()
         assert ids_of(corpus, range(first, stop)) == [f"{name} {i}" for i in range(sizes[name])]
     shard, row = corpus.locate(np.arange(corpus.num_samples))
     assert np.array_equal(corpus.first_sample[shard] + row, np.arange(corpus.num_samples))

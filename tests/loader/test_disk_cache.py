@@ -507,12 +507,12 @@ def test_a_shard_that_is_corrupt_in_the_store_fails_loudly_or_is_lost(server, co
     cache = cached(
         corpus,
         on_bad_shard="substitute",
-        substitute=lambda shard_id: lost_shard(corpus.shards[shard_id]),
+        substitute=lambda lost: lost_shard(corpus.shards[lost.shard_id]),
     )
     whole, lost = cache.get([0, 1])
     assert lost.lengths("tokens").tolist() == [0] * corpus.shards[1].num_samples
     assert whole.lengths("tokens").tolist() == LENGTHS[: whole.num_samples].tolist()
-    assert [shard_id for shard_id, _ in cache.lost] == [1] and name in cache.lost[0][1]
+    assert [lost.shard_id for lost in cache.lost] == [1] and name in cache.lost[0].reason
     cache.close()
 
 
@@ -551,6 +551,22 @@ def test_a_second_run_of_a_loader_fetches_no_shard(tmp_path, server):
     server.log.clear()
     assert (batches(url, 60, **settings) == plain).all()
     assert gets(server) == []
+
+
+def test_a_loader_fails_with_its_disk_if_asked(tmp_path, server):
+    (tmp_path / "file").write_text("")
+    url, settings = f"{server.url}/corpus", {"cache_dir": str(tmp_path / "file")}
+    warned_once(lambda: batches(url, 1, **settings))
+    with pytest.raises(StorageError, match="shard cache in .*file does not work.*another folder"):
+        batches(url, 1, **settings, on_bad_disk="fail")
+    settings = {"cache_dir": str(tmp_path / "cache"), "on_bad_disk": "fail", "seq_len": 64}
+    with Loader(url, batch_rows=4, **settings, prefetch_batches=1, budget_bytes=1 << 15) as loader:
+        stream = iter(loader)
+        next(stream)
+        (tmp_path / "cache").rename(tmp_path / "gone")
+        with pytest.raises(StorageError, match="shard cache in .*cache does not work"):
+            for _ in range(200):
+                next(stream)
 
 
 @pytest.mark.filterwarnings("ignore:a ")

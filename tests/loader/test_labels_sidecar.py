@@ -101,6 +101,15 @@ def test_hashes_are_those_of_the_stored_samples(corpus):
         assert found.tolist() == expected
 
 
+def test_sizes_are_those_of_the_stored_samples(corpus):
+    for shard_id, info in enumerate(corpus.shards):
+        raw = corpus.read(shard_id)._buffer
+        offsets = raw[4 : 8 + 4 * info.num_samples].view("<u4").astype(np.int64)
+        found = corpus.sample_bytes(shard_id)
+        assert found.dtype == np.uint64
+        assert found.tolist() == np.diff(offsets).tolist()
+
+
 def test_single_samples_are_verified_by_them(corpus):
     rows = np.array([0, 3, 5])
     ask = Ask(rows=rows, verify="ranges", hashes=corpus.sample_hashes(2))
@@ -501,6 +510,14 @@ LIES = {
     "short hashes": (shorten_hashes, "'xxh3_64' is uint32, no label"),
     "texts": (spell_out, "'domain' is (large_)?string, no label"),
     "null": (lambda g, t, k, c: g[0]["domain"].__setitem__(0, None), "not .* labels"),
+    "lengths of no name": (
+        lambda g, t, k, c: k.update({b"moot.length_of": b'{"column": 5}'}),
+        "its lengths count is no name",
+    ),
+    "lengths of no kind": (
+        lambda g, t, k, c: k.update({b"moot.length_of": b'["tokens"]'}),
+        "its lengths count cannot be read",
+    ),
     "version": (lambda g, t, k, c: k.update({b"moot.version": b"9"}), "version '9' is not 1"),
     "no metadata": (lambda g, t, k, c: k.clear(), "version '' is not 1"),
     "states of nothing": (
@@ -568,6 +585,27 @@ def test_a_rewritten_sidecar_is_as_good(labelled, tmp_path, samples):
     lengths = [corpus.stored_lengths(i) for i in range(len(corpus.shards))]
     assert np.concatenate(lengths).tolist() == [len(sample["tokens"]) for sample in samples]
     corpus.close()
+
+
+def test_lengths_that_do_not_say_of_what_are_left_alone(labelled, tmp_path):
+    """A sidecar written before lengths had a name."""
+    copy(labelled, tmp_path)
+    rewrite(tmp_path / LABELS_NAME, lambda g, t, kept, c: kept.pop(b"moot.length_of"))
+    corpus = open_corpus(str(tmp_path))
+    message = "holds lengths of a column that it does not name, not of column 'tokens': .* again"
+    with pytest.warns(UserWarning, match=message) as seen:
+        for shard_id in range(len(corpus.shards)):
+            assert corpus.stored_lengths(shard_id) is None
+    assert len(seen) == 1
+    assert corpus.wanted(0, Where.parse("length >= 1")).size == corpus.samples_per_shard[0]
+    corpus.close()
+
+
+def test_lengths_are_given_to_those_who_ask_for_theirs(corpus):
+    assert corpus.stored_lengths(0, "tokens") is not None
+    with pytest.warns(UserWarning, match="not of column 'id'"):
+        assert corpus.stored_lengths(0, "id") is None
+    assert corpus.stored_lengths(0, "tokens", "0" * 32) is None
 
 
 @given(st.data())

@@ -248,7 +248,7 @@ def test_gather_refuses_what_does_not_fit(tmp_path):
             one_piece(shard, start, stop, out)
     with pytest.raises(ShardError, match=r"sample 1: the shard has 1 samples"):
         one_piece(shard, 0, 3, out, row=1)
-    with pytest.raises(ShardError, match="the shard has 1 samples"):
+    with pytest.raises(ShardError, match=r"sample -1: the shard has 1 samples"):
         one_piece(shard, 0, 3, out, row=-1)
     for pos in (-1, 1):
         with pytest.raises(ValueError, match="no shard at position"):

@@ -92,9 +92,20 @@ def corpora(draw) -> dict:
     return {
         "columns": {name: encoding for name, (encoding, _) in drawn.items()},
         "samples": samples,
-        "compression": draw(st.sampled_from([
-            None, "zstd", "zstd:1", "zstd:7", "gz", "gz:0", "bz2", "bz2:1", "br:1", "snappy",
-        ])),
+        "compression": draw(
+            st.sampled_from([
+                None,
+                "zstd",
+                "zstd:1",
+                "zstd:7",
+                "gz",
+                "gz:0",
+                "bz2",
+                "bz2:1",
+                "br:1",
+                "snappy",
+            ])
+        ),
         "hashes": sorted(
             draw(st.sets(st.sampled_from(["xxh64", "xxh3_128", "sha1", "sha256", "blake2b"])))
         ),

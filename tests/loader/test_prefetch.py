@@ -1,7 +1,8 @@
+import threading
 import time
 
 import pytest
-from moot.loader import ShardError
+from moot.loader import ShardError, StorageError
 from moot.loader.prefetch import Ahead
 
 
@@ -29,3 +30,16 @@ def test_an_error_is_raised_where_its_step_is_asked_for():
         with pytest.raises(ShardError, match="sample 3"):
             ahead.take()
     ahead.close()
+
+
+def test_a_step_that_takes_too_long_is_an_error_and_can_be_left_behind():
+    may_end = threading.Event()
+    ahead = Ahead(
+        lambda step: may_end.wait(60), lambda step: True, first=0, depth=1, timeout_s=0.05
+    )
+    with pytest.raises(StorageError, match=r"(?s)no batch in 0.05 s.*test_prefetch"):
+        ahead.take()
+    assert ahead.abandon().is_alive() and not ahead.has_ended
+    may_end.set()
+    ahead.close()
+    assert ahead.has_ended

@@ -9,7 +9,7 @@ import pytest
 from moot.loader import ConfigError, ShardError, StorageError
 from moot.loader.prefetch import BufferPool, ShardCache
 from moot.loader.prefetch import cache as cache_module
-from moot.loader.prefetch.failures import lost_shard
+from moot.loader.prefetch.failures import LostShard, lost_shard
 from moot.loader.shards import ArrayShard, Flat, ShardInfo
 
 MIB = 1 << 20
@@ -388,8 +388,13 @@ def bad(times, shard_ids=(2,)):
     return fetch
 
 
-def empty(shard_id):
-    return lost_shard(info_of(shard_id))
+def empty(lost):
+    known = {} if lost.lengths is None else {"tokens": lost.lengths}
+    return lost_shard(info_of(lost.shard_id), lengths=known)
+
+
+def listed(cache):
+    return [(lost.shard_id, lost.reason) for lost in cache.lost]
 
 
 def test_a_bad_shard_is_counted_named_once_and_fetched_again():
@@ -414,7 +419,7 @@ def test_a_lost_shard_is_replaced_by_samples_of_no_length_if_asked():
     cache = cache_of(8 * MIB, bad(times=99), on_bad_shard="substitute", substitute=empty)
     with pytest.warns(UserWarning, match="taken as empty: s2 is corrupt"):
         lost, whole = cache.get([2, 3])
-    assert cache.lost == [(2, "s2 is corrupt")] and cache.counters()["substituted"] == 1
+    assert listed(cache) == [(2, "s2 is corrupt")] and cache.counters()["substituted"] == 1
     assert lost.num_samples == 4 and lost.lengths("tokens").tolist() == [0] * 4
     assert lost.lengths("text").tolist() == [0] * 4
     assert lost.scalars("domain").tolist() == [0] * 4
@@ -423,6 +428,43 @@ def test_a_lost_shard_is_replaced_by_samples_of_no_length_if_asked():
         warnings.simplefilter("error")
         cache.get([2])
     assert cache.counters()["substituted"] == 1
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_what_is_lost_stays_lost_and_is_not_fetched_again():
+    """Whatever is held: the file is good from the third fetch on."""
+    cache = cache_of(5 * MIB, bad(times=2), on_bad_shard="substitute", substitute=empty)
+    assert cache.get([2])[0].lengths("tokens").tolist() == [0] * 4
+    cache.get([3, 4, 5])
+    cache.get([6, 7, 8])
+    assert cache.counters()["evictions"] > 0
+    assert cache.get([2])[0].lengths("tokens").tolist() == [0] * 4
+    (held,) = cache.get([8])
+    cache.failures.lose(LostShard(8, "as a state says", np.array([1, 0, 0, 2])))
+    assert mark_of(held) == 8 and cache.get([8])[0].lengths("tokens").tolist() == [1, 0, 0, 2]
+    assert listed(cache) == [(2, "s2 is corrupt"), (8, "as a state says")]
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_a_lost_shard_is_met_once_it_is_asked_for():
+    cache = cache_of(9 * MIB, bad(9, (2, 3)), on_bad_shard="substitute", substitute=empty)
+    cache.prefetch([2, 3, 4])
+    until(lambda: len(cache.lost) == 2)
+    assert cache.failures.met == ()
+    for _ in range(2):
+        cache.get([4, 3])
+        assert [lost.shard_id for lost in cache.failures.met] == [3]
+    cache.close()
+
+
+@pytest.mark.filterwarnings("ignore:a ")
+def test_a_shard_lost_when_it_is_read_again_keeps_the_lengths_it_had():
+    cache = cache_of(9 * MIB, bad(9), on_bad_shard="substitute", substitute=empty)
+    cache.failures.measured = lambda shard_id: np.array([5, 0, 1, shard_id])
+    assert cache.get([2])[0].lengths("tokens").tolist() == [5, 0, 1, 2]
+    assert cache.lost[0].lengths.tolist() == [5, 0, 1, 2]
     cache.close()
 
 

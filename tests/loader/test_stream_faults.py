@@ -6,14 +6,16 @@ What is read under faults is compared, sample by sample, with an undisturbed run
 
 import json
 import random
+import threading
 import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from corpora import random_lengths, tokens_of, write_corpus
-from moot.loader import Loader, ShardError, StorageError
+from corpora import random_lengths, small_agents, tokens_of, write_corpus
+from moot.loader import ConsoleConfig, Loader, ShardError, StateError, StorageError
+from moot.loader.ledger import read_ledger
 from moot.loader.shards import MDSWriter
 from moot.loader.storage import open_store
 from servers import Answer, FaultServer, Flip, Reset, Short, Stall
@@ -229,7 +231,12 @@ def test_a_lost_shard_is_substituted_alike_on_all_ranks(server, folder, corpus):
         states = [loader.state_dict() for loader in loaders]
         for loader in loaders:
             loader.close()
-        assert all(state == states[0] for state in states)
+        # Each lists the lost shards that it has met: all ranks read them all for their lengths.
+        bodies = [json.loads(state["cursor"]) for state in states]
+        lists = [body.pop("lost") for body in bodies]
+        assert all(body == bodies[0] for body in bodies)
+        assert any(name in reason for found in lists for _, reason, _ in found)
+        assert corpus == "rows" or all(found == lists[0] for found in lists)
         return torch.stack(rows), seen, metrics
 
     with warnings.catch_warnings(record=True) as told:
@@ -242,6 +249,191 @@ def test_a_lost_shard_is_substituted_alike_on_all_ranks(server, folder, corpus):
     two, _, metrics = rows_of(2)
     assert torch.equal(one, two)
     assert sum(m["cache/substituted"] for m in metrics) >= 1
+
+
+def after(loader, state, num, start):
+    """Go on from a state that passed through JSON, as a checkpoint does."""
+    loader.load_state_dict(json.loads(json.dumps(state)))
+    return trace(loader, num, start)
+
+
+def lost_in(state):
+    return json.loads(state["cursor"])["lost"]
+
+
+@pytest.mark.parametrize("corpus", ["texts", "rows"])
+def test_a_run_that_lost_a_shard_is_resumed_exactly_though_it_is_mended(server, folder, corpus):
+    with Loader(str(folder / corpus), **SETTINGS) as loader:
+        whole = trace(loader, STEPS)
+    files = shard_files(folder, corpus)
+    name, samples = next((n, s) for n, s in files.items() if _first(whole, s) >= 2)
+    server.plan(Flip(100), path=name, forever=True)
+    settings = SETTINGS | {"on_bad_shard": "substitute", "prefetch_batches": 1}
+    with Loader(f"{server.url}/{corpus}", **settings, storage_options=FAST) as loader:
+        seen, states = [], []
+        for step in range(STEPS):
+            seen += trace(loader, 1, step)
+            states.append(loader.state_dict())
+        lost = loader.lost
+    (reason,) = lost.values()
+    assert name in reason and not samples_in(seen) & samples and samples_in(whole) & samples
+    met = next(step for step, state in enumerate(states) if lost_in(state))
+    assert met <= _first(whole, samples)
+    for step, read_before in ((met, 0), (met, STEPS), (STEPS - 2, 0)):
+        with Loader(str(folder / corpus), **settings) as loader:
+            assert trace(loader, read_before) == whole[:read_before]  # the shard is good, and held
+            rest = after(loader, states[step], STEPS - 1 - step, step + 1)
+            assert rest == seen[step + 1 :] and loader.lost == lost
+            assert loader.state_dict() == states[-1]
+
+
+def test_what_one_rank_lost_is_lost_to_whoever_loads_its_state(server, folder):
+    """Lengths are fixed, so only the rank that reads the shard meets it."""
+    with Loader(str(folder / "rows"), **SETTINGS) as loader:
+        whole = trace(loader, STEPS)
+    files = shard_files(folder, "rows")
+    name, samples = next((n, s) for n, s in files.items() if 0 <= _first(whole, s) < 6)
+    server.plan(Flip(100), path=name, forever=True)
+    settings = SETTINGS | {"on_bad_shard": "substitute", "prefetch_batches": 1}
+    states, seen = [], []
+    for rank in range(2):
+        ranks = {"rank": rank, "world_size": 2, "storage_options": FAST}
+        with Loader(f"{server.url}/rows", **settings, **ranks) as loader:
+            trace(loader, 8)
+            states.append(loader.state_dict())
+            seen.append(trace(loader, STEPS - 8, 8))
+    together = [a[0] + b[0] for a, b in zip(*seen, strict=True)]
+    (state,) = [state for state in states if lost_in(state)]
+    with Loader(str(folder / "rows"), **settings) as loader:
+        assert [rows[0] for rows in after(loader, state, STEPS - 8, 8)] == together
+    (other,) = [state for state in states if not lost_in(state)]
+    with Loader(str(folder / "rows"), **settings) as loader:  # there it is mended
+        assert after(loader, other, STEPS - 8, 8) == whole[8:]
+    assert samples_in(whole[8:]) & samples
+
+
+def test_a_state_with_lost_shards_is_not_resumed_with_them(server, folder):
+    server.plan(Flip(100), path="shard.00001", forever=True)
+    settings = SETTINGS | {"on_bad_shard": "substitute"}
+    with Loader(f"{server.url}/texts", **settings, storage_options=FAST) as loader:
+        trace(loader, STEPS)
+        state = loader.state_dict()
+    loader = Loader(str(folder / "texts"), **SETTINGS)
+    with pytest.raises(StateError, match="after 1 shards were lost .*on_bad_shard='substitute'"):
+        loader.load_state_dict(state)
+    for wrong in ([[9999, "gone", None]], [[1, "gone", "AAAA"]], [1], None):
+        body = json.loads(state["cursor"]) | {"lost": wrong}
+        with pytest.raises(StateError, match="damaged .lost shards"):
+            loader.load_state_dict(state | {"cursor": json.dumps(body)})
+    assert loader.lost == {}
+    loader.close()
+
+
+def without(rows, samples):
+    """What is left of a batch's rows in a trace without the pieces of some samples."""
+    good = [i for i, sample in enumerate(rows[0]) if sample not in samples]
+    return [[part[i] for i in good] for part in rows]
+
+
+@pytest.mark.parametrize("corpus", ["texts", "rows"])
+@pytest.mark.parametrize("packing", ["contiguous", "best_fit"])
+def test_a_shard_lost_when_it_is_read_again_leaves_padding_and_moves_nothing(
+    server, folder, tmp_path, corpus, packing
+):
+    """Its lengths are counted on, so its places stay empty, now and in a run that is resumed."""
+    first, num, budget = 60, 150, 1 << (14 if corpus == "rows" else 15)
+    settings = SETTINGS | {"budget_bytes": budget, "prefetch_batches": 1, "packing": packing}
+    with Loader(str(folder / corpus), **settings) as loader:
+        whole = trace(loader, num)
+    name, samples = next(iter(shard_files(folder, corpus).items()))
+    settings |= {"on_bad_shard": "substitute", "ledger": str(tmp_path / "ledger")}
+    with Loader(f"{server.url}/{corpus}", **settings, storage_options=FAST) as loader:
+        seen, states = trace(loader, first), []
+        assert seen == whole[:first] and samples_in(seen) & samples
+        server.plan(Flip(100), path=name, forever=True)
+        for step in range(first, num):
+            seen += trace(loader, 1, step)
+            states.append(loader.state_dict())
+        lost = loader.lost
+    met = next(step for step in range(first, num) if lost_in(states[step - first]))
+    holed = [without(rows, samples) for rows in whole]
+    assert seen == whole[:met] + holed[met:] and holed[met:] != whole[met:]
+    view = read_ledger(open_store(str(tmp_path / "ledger")))
+    assert [(row["shard"], row["reason"]) for row in view.lost.to_pylist()] == list(lost.items())
+    assert view.lost["step"].to_pylist() == [met]
+    passed = view.pieces.filter(np.invert(view.pieces["kept"].to_numpy(zero_copy_only=False)))
+    assert set(passed["sample_id"].to_pylist()) <= samples
+    assert min(passed["step"].to_pylist()) >= met
+    with Loader(str(folder / corpus), **settings) as loader:
+        assert after(loader, states[met - first], 20, met + 1) == seen[met + 1 : met + 21]
+        assert loader.lost == lost
+
+
+def test_lengths_are_remembered_as_long_as_a_plan_counts_on_them(folder):
+    """Steps 31 to 62 are planned at once, over more shards than those whose lengths are kept."""
+    settings = SETTINGS | {"window_shards": 1, "num_strands": 1, "prefetch_batches": 1}
+    with Loader(str(folder / "texts"), **settings) as loader:
+        source, _ = loader._source, trace(loader, 32)
+        for step in range(32, 60):
+            trace(loader, 1, step)
+            samples = loader.pieces(step).sample_id
+            shards = np.searchsorted(source.corpus.first_sample, samples, side="right") - 1
+            known = [source.cache.failures.measured(shard) for shard in np.unique(shards).tolist()]
+            assert all(lengths is not None for lengths in known), step
+
+
+def choose(loader, num, start=0):
+    """Read batches of a console, crediting its probes; returns their traces and all probes."""
+    seen, probed = [], []
+    for step in range(start, start + num):
+        seen += trace(loader, 1, step)
+        refresh = loader.refresh_due()
+        if refresh is not None:
+            probes = loader.probes(refresh)
+            probed += probes.sample_id.tolist()
+            loader.credit(refresh, probes.ids, np.sin(probes.sample_id))
+    return seen, probed
+
+
+def test_a_console_neither_keeps_nor_probes_what_was_lost_after_it_was_offered(server, folder):
+    first, num = 20, 60
+    console = ConsoleConfig(refresh_steps=4, policy_lag=2)
+    settings = SETTINGS | {"console": console, "agents": small_agents(), "num_probes": 24}
+    settings |= {"budget_bytes": 45_000, "prefetch_batches": 1, "on_bad_shard": "substitute"}
+    settings |= {"keep": 0.5, "lanes": 1}
+    name, samples = next(iter(shard_files(folder, "texts").items()))
+    with Loader(f"{server.url}/texts", **settings, storage_options=FAST) as loader:
+        seen, probed = choose(loader, first)
+        assert samples_in(seen) & samples and set(probed) & samples
+        server.plan(Flip(100), path=name, forever=True)
+        while not lost_in(loader.state_dict()):
+            choose(loader, 1, first)
+            first += 1
+        state = loader.state_dict()
+        seen, probed = choose(loader, num, first)
+        assert not samples_in(seen) & samples and not set(probed) & samples
+    with Loader(str(folder / "texts"), **settings) as loader:
+        loader.load_state_dict(state)
+        assert choose(loader, num, first) == (seen, probed)
+
+
+def test_a_console_that_lost_a_shard_it_measured_at_first_is_resumed_though_it_is_mended(
+    server, folder
+):
+    console = ConsoleConfig(refresh_steps=4, policy_lag=2)
+    settings = SETTINGS | {"console": console, "agents": small_agents(), "num_probes": 24}
+    settings |= {"on_bad_shard": "substitute", "keep": 0.1, "lanes": 1}
+    server.plan(Flip(100), path="shard.00000", forever=True)
+    with Loader(f"{server.url}/texts", **settings, storage_options=FAST) as loader:
+        assert [shard for shard, *_ in lost_in(loader.state_dict())] == [0]
+        choose(loader, 6)
+        state = loader.state_dict()
+        rest = choose(loader, 14, 6)
+    with Loader(str(folder / "texts"), **settings) as loader:
+        own = json.loads(loader.state_dict()["cursor"])["plan"]["num_candidates"]
+        assert own != json.loads(state["cursor"])["plan"]["num_candidates"]
+        loader.load_state_dict(state)
+        assert choose(loader, 14, 6) == rest
 
 
 # The endpoint as a whole ------------------------------------------------------------------------
@@ -285,3 +477,27 @@ def test_refused_and_missing_are_told_apart(server, where, status, message, othe
         assert message in str(caught.value)
     asked = [seen for seen in server.requests() if seen.fault is not None]
     assert len({seen.path for seen in asked}) * 2 >= len(asked), "what is refused is not retried"
+
+
+def test_closing_does_not_wait_for_a_server_that_stalls(server):
+    before = set(threading.enumerate())
+    patient = {"timeout_s": "100", "range_timeout_s": "200", "deadline_s": "300"}
+    loader = Loader(f"{server.url}/many", **(SETTINGS | {"storage_options": patient}))
+    stream = iter(loader)
+    next(stream)
+    server.plan(*[Stall(100)] * 20, path="shard")
+    taker = threading.Thread(target=lambda: _take_until_closed(stream))
+    taker.start()
+    while not any(isinstance(seen.fault, Stall) for seen in server.requests()):
+        time.sleep(0.01)
+    loader.close()
+    taker.join(20)
+    assert not taker.is_alive()
+    left = {thread for thread in threading.enumerate() if thread.name.startswith("moot-")}
+    assert left <= before
+
+
+def _take_until_closed(stream):
+    with pytest.raises((RuntimeError, StateError, StorageError)):
+        for _ in stream:
+            pass

@@ -3,6 +3,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -102,7 +104,7 @@ def test_numbers_of_numpy_are_numbers(corpus):
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_a_corpus_without_a_token_is_an_error_not_a_hang(nothing, packing):
-    with pytest.raises(ConfigError, match="hold no token or are not wanted"):
+    with pytest.raises(ConfigError, match="hold no token: look at the corpus"):
         read(nothing, packing=packing)
 
 
@@ -245,3 +247,82 @@ def test_a_forked_process_is_told_to_open_its_own(corpus):
             os._exit(status)
         assert os.waitpid(child, 0)[1] == 0
         assert torch.equal(next(iter(loader))["input_ids"], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step", -5),
+        ("step", 2.0),
+        ("step", "two"),
+        ("step", None),
+        ("plan", []),
+        ("plan", None),
+        ("mixture", [[0, [0, 0]]]),
+        ("mixture", [[0, [-1, 2]]]),
+        ("mixture", [[7, [1, 1]]]),
+        ("mixture", [[0, [1, 1]], [0, [1, 2]]]),
+        ("mixture", [[0, [1]]]),
+        ("mixture", []),
+        ("mixture", 5),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(corpus, other, name, value):
+    with Loader([Stream(corpus), Stream(other)], **SETTINGS) as loader:
+        stream = iter(loader)
+        next(stream)
+        state = loader.state_dict()
+        body, table = decode(state)
+        with pytest.raises(StateError):
+            loader.load_state_dict(encode(body | {name: value}, table))
+        del body[name]
+        with pytest.raises(StateError):
+            loader.load_state_dict(encode(body, table))
+        assert loader.state_dict() == state
+        next(stream)
+
+
+@pytest.mark.parametrize("state", [5, "text", [1], {"version": 1, "cursor": "5"}])
+def test_what_is_no_state_is_refused(corpus, state):
+    with Loader(corpus, **SETTINGS) as loader, pytest.raises(StateError):
+        loader.load_state_dict(state)
+
+
+def test_a_state_of_another_version_of_the_order_is_refused(corpus):
+    with Loader(corpus, **SETTINGS) as loader:
+        body, table = decode(loader.state_dict())
+        del body["plan"]["order"]
+        with pytest.raises(StateError, match="order was None"):
+            loader.load_state_dict(encode(body, table))
+
+
+def test_a_constructor_that_fails_leaves_no_thread(corpus, other):
+    before = set(threading.enumerate())
+    streams = [Stream(corpus, proportion=0.5), Stream(other, repeat=2)]
+    with pytest.raises(ConfigError):
+        Loader(streams, **SETTINGS)
+    assert set(threading.enumerate()) <= before
+
+
+_LEFT_OPEN = """
+import sys
+from moot.loader import Loader
+
+loader = Loader(sys.argv[1], batch_rows=8, seq_len=64, window_shards=3, budget_bytes=200_000)
+stream = iter(loader)
+for _ in range(3):
+    next(stream)
+if sys.argv[2] == "error":
+    raise SystemExit(7)
+if sys.argv[2] == "dropped":
+    del stream, loader
+"""
+
+
+@pytest.mark.parametrize(("way", "code"), [("end", 0), ("error", 7), ("dropped", 0)])
+def test_a_loader_that_nobody_closes_does_not_abort_the_process(corpus, way, code):
+    for _ in range(3):  # it did so in one run of two
+        done = subprocess.run(
+            [sys.executable, "-c", _LEFT_OPEN, corpus, way], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (code, "")

@@ -52,6 +52,7 @@ PACKAGES = {
     "moot.loader.order",
     "moot.loader.prefetch",
     "moot.loader.probes",
+    "moot.loader.schedule",
     "moot.loader.shards",
     "moot.loader.storage",
     "moot.trainer",
@@ -72,7 +73,8 @@ COMMANDS = {
     "convert": "SOURCE TARGET --to --format --compression --hashes --size-limit --workers "
     "--columns --tokenizer --text-column --eod --files --dtype --sample-tokens --drop-empty "
     "--verify --no-verify --force",
-    "index": "URL --format --columns --files --dtype --sample-tokens --labels",
+    "index": "URL --format --columns --files --dtype --sample-tokens --labels --length-of "
+    "--tokenizer --eod",
     "fit": "CORPUS --seed --num-topics --force",
     "doctor": "URL --option",
     "inspect": "URL",

@@ -24,7 +24,7 @@ SAMPLE_TOKENS = 16  # of raw files
 def documents(num: int, seed: int = 0, longest: int = 60) -> list[dict]:
     """Documents of odd lengths; texts in many scripts, the shortest one character."""
     rng = np.random.default_rng(seed)
-    letters = list("ab \n\t\"\\/\u00e9\u4e2d\U0001f600\u0000\u2028")
+    letters = list('ab \n\t"\\/\u00e9\u4e2d\U0001f600\u0000\u2028')
     return [
         {
             "tokens": rng.integers(0, 65536, rng.integers(1, longest)).astype(np.uint16),
