@@ -17,6 +17,7 @@ from ..errors import StorageError
 
 Item = TypeVar("Item")
 _SHORT_S = 0.1
+_BURST_S = 0.002  # the longest that a made step is held back for those behind it
 
 
 class Ahead(Generic[Item]):
@@ -45,6 +46,7 @@ class Ahead(Generic[Item]):
         self._timeout_s = timeout_s
         self._next = first
         self._made: deque[Item | BaseException] = deque()
+        self._wanted = 1  # made steps that the one who waits is woken for
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="moot-ahead", daemon=True)
@@ -101,7 +103,14 @@ class Ahead(Generic[Item]):
         return self._thread
 
     def _wait(self) -> None:
-        """Wait for an item; past the deadline say where the thread that makes it stands."""
+        """Wait for an item; past the deadline say where the thread that makes it stands.
+
+        Who takes steps faster than they are made is woken for several at a time: to be woken for
+        each costs both threads more than the step does.
+        """
+        self._wanted = self._depth
+        self._changed.wait_for(self._has_burst, _BURST_S)
+        self._wanted = 1
         if self._changed.wait_for(lambda: self._made or self._closed, self._timeout_s):
             return
         frame = sys._current_frames().get(self._thread.ident or 0)
@@ -118,6 +127,12 @@ class Ahead(Generic[Item]):
         if isinstance(item, BaseException):
             raise item
         return item
+
+    def _has_burst(self) -> bool:
+        """Whether as many are made as are waited for, or no more can be."""
+        if len(self._made) >= self._wanted or self._closed:
+            return True
+        return bool(self._made) and not self._may_make()
 
     def _may_make(self) -> bool:
         return self._closed or (len(self._made) < self._depth and self._ready(self._next))
@@ -136,6 +151,8 @@ class Ahead(Generic[Item]):
             with self._changed:
                 self._made.append(item)
                 self._next = step + 1
-                self._changed.notify_all()
                 if isinstance(item, BaseException):
+                    self._changed.notify_all()
                     return
+                if self._has_burst():
+                    self._changed.notify_all()
