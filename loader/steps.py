@@ -135,11 +135,11 @@ class _Local:
         self.sample_id = first_sample[self.shard] + self.row
         self.ordinal = np.arange(len(picked))
         self.tokens = np.bincount(step[picked], self.length, block.num_steps).astype(int).tolist()
-        touched = np.unique(step[picked] * len(self.shard_ids) + table)
-        owner = touched // max(len(self.shard_ids), 1)
-        cuts = np.searchsorted(owner, np.arange(1, block.num_steps))
-        places = np.split(touched % max(len(self.shard_ids), 1), cuts)
-        self._touched = [(some.tolist(), self.shard_ids[some].tolist()) for some in places]
+        is_touched = np.zeros((block.num_steps, len(self.shard_ids)), bool)
+        is_touched[step[picked], table] = True
+        place = np.nonzero(is_touched)[1]
+        self._touched_end = np.cumsum(is_touched.sum(1)).tolist()
+        self._place, self._shard_id = place.tolist(), self.shard_ids[place].tolist()
 
     def __contains__(self, step: int) -> bool:
         return self.first_step <= step < self.first_step + len(self.end)
@@ -151,7 +151,9 @@ class _Local:
 
     def touched(self, step: int) -> tuple[list[int], list[int]]:
         """Which places of `shard_ids` a step reads from, and the shards there."""
-        return self._touched[step - self.first_step]
+        at = step - self.first_step
+        some = slice(self._touched_end[at - 1] if at else 0, self._touched_end[at])
+        return self._place[some], self._shard_id[some]
 
 
 class StepMaker:
