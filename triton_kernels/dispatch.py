@@ -9,8 +9,13 @@ import torch
 Implementation = Literal["auto", "native", "reference", "triton"]
 
 
-def choose(implementation: str, device: torch.device) -> str:
+def choose(implementation: str, device: torch.device, *, has_native: bool = True) -> str:
     """Resolve "auto" for a device and refuse what cannot run there.
+
+    Args:
+        implementation: One of `Implementation`.
+        device: Where the tensors lie.
+        has_native: False for an op whose reference serves the CPU.
 
     Raises:
         ValueError: An unknown name, or an implementation that does not serve the device.
@@ -22,7 +27,11 @@ def choose(implementation: str, device: torch.device) -> str:
     if implementation == "auto":
         if device.type not in {"cpu", "cuda"}:
             raise ValueError(f"no implementation for {device}; move the tensors to cpu or cuda")
-        return "native" if on_cpu else "triton"
+        if not on_cpu:
+            return "triton"
+        return "native" if has_native else "reference"
+    if implementation == "native" and not has_native:
+        raise ValueError("this op has no native routine; take 'reference', or 'auto'")
     if implementation == "native" and not on_cpu:
         raise ValueError(f"the native routine serves CPU tensors, these lie on {device}")
     if implementation == "triton" and on_cpu and not _interprets():
