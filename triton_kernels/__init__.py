@@ -6,13 +6,17 @@ neither triton nor the native module: both are loaded by the first call that nee
 """
 
 from .document_scores import AgentTables, DocumentScores, NgramModel, document_scores
-from .select import Selection, select
+from .gather_documents import PackedDocuments, gather_documents
+from .select import Quotas, Selection, select
 
 __all__ = [
     "AgentTables",
     "DocumentScores",
     "NgramModel",
+    "PackedDocuments",
+    "Quotas",
     "Selection",
     "document_scores",
+    "gather_documents",
     "select",
 ]

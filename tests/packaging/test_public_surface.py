@@ -15,8 +15,11 @@ NAMES = {
         "AgentTables",
         "DocumentScores",
         "NgramModel",
+        "PackedDocuments",
+        "Quotas",
         "Selection",
         "document_scores",
+        "gather_documents",
         "select",
     },
     "moot.loader": {
@@ -61,6 +64,7 @@ PACKAGES = {
     "moot.trainer.report",
     "moot.triton_kernels",
     "moot.triton_kernels.document_scores",
+    "moot.triton_kernels.gather_documents",
     "moot.triton_kernels.ghost_influence",
     "moot.triton_kernels.select",
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moot.triton_kernels import select
+from moot.triton_kernels import Quotas, select
 from moot.triton_kernels.hashing import hash_ids
 from moot.triton_kernels.select.candidates import NO_LIMIT, Candidates, Rule
 from moot.triton_kernels.select.native import select_native
@@ -286,6 +286,13 @@ def test_every_output_is_written(poisoned_empty, implementation):
         selection.order.sort(1).values, torch.arange(70, dtype=torch.int32).expand(3, 70)
     )
     assert torch.equal(selection.num_kept, (lengths >= 0).sum(1).to(torch.int32))
+    for quotas in (None, make_quotas(4, 3, 70)):
+        kept = select(
+            votes, theta, lengths, ids, max_count=20, full_order=False, quotas=quotas,
+            implementation=implementation,
+        )  # fmt: skip
+        assert not torch.isnan(kept.scores).any() and int(kept.order.max()) < 70
+        assert int(kept.num_kept.max()) <= 20
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -299,7 +306,8 @@ def test_score_that_overflows_is_refused_and_ranked_last(poisoned_empty, impleme
         select(votes, theta, lengths, ids, implementation=implementation)
     candidates = Candidates(votes, theta, lengths, ids, torch.zeros(2), torch.ones(2))
     run = {"native": select_native, "triton": import_kernel()}[implementation]
-    assert run(candidates, Rule(0, 0.0, NO_LIMIT, NO_LIMIT)).order.tolist() == [[2, 1, 0]]
+    assert run(candidates, None, Rule(0, 0.0, NO_LIMIT, NO_LIMIT))[0].tolist() == [[2, 1, 0]]
+    assert run(candidates, None, Rule(0, 0.0, 2, NO_LIMIT, False))[0].tolist() == [[1, 2, 0]]
 
 
 def import_kernel():
@@ -307,6 +315,173 @@ def import_kernel():
     from moot.triton_kernels.select.kernel import select_fwd
 
     return select_fwd
+
+
+def make_quotas(seed, rows, candidates, groups=3, *, counted=True, budgeted=True):
+    """Groups, some of them without a quota, and limits that bind."""
+    generator = torch.Generator().manual_seed(seed)
+    limits = torch.randint(0, max(candidates, 1), (2, rows, groups), generator=generator)
+    return Quotas(
+        torch.randint(-1, groups, (rows, candidates), generator=generator).to(torch.int32),
+        limits[0] // 2 if counted else None,
+        limits[1] * 5 if budgeted else None,
+    )
+
+
+def plain_selection(selection, lengths, ids, seed, quotas, limits, row):
+    """Order and number of kept ones of a row by Python lists; scores are taken as given."""
+    order = plain_order(selection.scores[row], lengths[row], ids[row], seed)
+    tie = hash_ids(ids[row], seed).tolist()
+    order = [c for c in order if lengths[row, c] >= 0]
+    absent = [c for c in range(len(tie)) if lengths[row, c] < 0]
+    used, inside, over = {}, [], []
+    for c in order:
+        group = int(quotas.groups[row, c]) if quotas else -1
+        if group < 0:
+            inside.append(c)
+            continue
+        count, tokens = used.get(group, (0, 0))
+        used[group] = (count + 1, tokens + int(lengths[row, c]))
+        fits = quotas.max_count is None or used[group][0] <= quotas.max_count[row, group]
+        budget = quotas.budget_tokens
+        fits = fits and (budget is None or used[group][1] <= budget[row, group])
+        (inside if fits else over).append(c)
+    over.sort(key=lambda c: (tie[c], int(ids[row, c]), c))
+    kept, tokens = 0, 0
+    for c in inside:
+        tokens += int(lengths[row, c])
+        if kept >= limits["max_count"] or tokens > limits["budget_tokens"]:
+            break
+        kept += 1
+    return inside, over + absent, kept
+
+
+QUOTA_CASES = st.fixed_dictionaries({
+    "seed": st.integers(0, 2**31),
+    "shape": st.tuples(st.integers(1, 2), st.sampled_from([1, 2, 9, 65, 130])),
+    "coarse": st.booleans(),
+    "full_order": st.booleans(),
+    "counted": st.booleans(),
+    "budgeted": st.booleans(),
+    "max_count": st.integers(0, 140),
+    "budget_tokens": st.integers(0, 1500),
+})  # fmt: skip
+
+
+def check_against_lists(case, implementation):
+    seed, (rows, num), full_order = case["seed"], case["shape"], case["full_order"]
+    votes, theta, lengths, ids = make_candidates(seed, rows, num, coarse=case["coarse"])
+    if seed % 3 == 0:
+        ids = ids % 4  # equal ids fall by position
+    quotas = None
+    if case["counted"] or case["budgeted"]:
+        quotas = make_quotas(
+            seed, rows, num, counted=case["counted"], budgeted=case["budgeted"]
+        )  # fmt: skip
+    limits = {name: case[name] for name in ("max_count", "budget_tokens")}
+    selection = select(
+        votes, theta, lengths, ids, seed=seed, quotas=quotas, full_order=full_order, **limits,
+        implementation=implementation,
+    )  # fmt: skip
+    for row in range(rows):
+        inside, rest, kept = plain_selection(selection, lengths, ids, seed, quotas, limits, row)
+        assert int(selection.num_kept[row]) == kept
+        wanted = inside + rest
+        if not full_order:
+            wanted = sorted(inside[:kept]) + inside[kept : kept + 1]
+            wanted += [-1] * (num - len(wanted))
+        assert selection.order[row].tolist() == wanted
+
+
+@pytest.mark.parametrize("implementation", ["reference", "native"])
+@settings(max_examples=60, deadline=None)
+@given(case=QUOTA_CASES)
+def test_quotas_and_kept_are_what_python_lists_give(implementation, case):
+    check_against_lists(case, implementation)
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=QUOTA_CASES)
+def test_kernels_give_what_python_lists_give(case):
+    check_against_lists(case, "triton")
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize("full_order", [False, True])
+@pytest.mark.parametrize("quotas", [False, True])
+@pytest.mark.parametrize("candidates", [1100, 20_000])
+def test_long_rows_by_native_equal_reference(candidates, quotas, full_order, coarse):
+    """Beyond the comparison sort: radix passes, and ties of all scores at once."""
+    votes, theta, lengths, ids = make_candidates(candidates, 2, candidates, coarse=coarse)
+    if candidates == 1100:
+        votes = torch.zeros_like(votes)
+    options = {
+        "seed": 5, "temperature": 0.0 if coarse else 0.5, "budget_tokens": candidates * 3,
+        "full_order": full_order, "quotas": make_quotas(1, 2, candidates) if quotas else None,
+    }  # fmt: skip
+    assert_same_bits(
+        select(votes, theta, lengths, ids, **options, implementation="reference"),
+        select(votes, theta, lengths, ids, **options),
+    )
+
+
+@pytest.mark.parametrize("full_order", [False, True])
+def test_rows_of_many_tiles_by_kernel_equal_native(full_order):
+    """The interpreter's tiles hold 32 candidates: here are nine and a part of a tenth."""
+    votes, theta, lengths, ids = make_candidates(3, 1, 300, coarse=True)
+    for quotas in (None, make_quotas(2, 1, 300)):
+        options = {"seed": 9, "budget_tokens": 900, "full_order": full_order, "quotas": quotas}
+        assert_same_bits(
+            select(votes, theta, lengths, ids, **options),
+            select(votes, theta, lengths, ids, **options, implementation="triton"),
+        )
+
+
+def test_one_launch_names_what_is_kept_of_a_long_row(monkeypatch):
+    from moot.triton_kernels.select import kernel
+
+    shapes = dataclasses.replace(kernel.SHAPES[0], most_kept=1024)
+    monkeypatch.setitem(kernel.SHAPES, 0, shapes)
+    for coarse, temperature in ((True, 0.0), (False, 0.5)):
+        candidates = make_candidates(3, 2, 700, coarse=coarse)
+        for budget in (0, 2000, 1 << 40):
+            options = {"temperature": temperature, "budget_tokens": budget, "full_order": False}
+            assert_same_bits(
+                select(*candidates, **options),
+                select(*candidates, **options, implementation="triton"),
+            )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_zeros_of_both_signs_tie(implementation):
+    votes = torch.tensor([0.0, -0.0] * 20).view(1, 40, 1)
+    theta, lengths = torch.tensor([-1.0]), torch.ones(1, 40, dtype=torch.int32)
+    ids = torch.arange(40).view(1, 40)
+    selection = select(votes, theta, lengths, ids, seed=3, implementation=implementation)
+    tie = hash_ids(ids[0], 3).tolist()
+    assert selection.order[0].tolist() == sorted(range(40), key=lambda c: tie[c])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_op_is_registered_whole(implementation):
+    candidates = make_candidates(0, 2, 9, absent=False)
+    quotas = make_quotas(0, 2, 9)
+    flat = (quotas.groups, quotas.max_count, quotas.budget_tokens)
+    for groups in (flat, (None, None, None)):
+        arguments = (*candidates, torch.zeros(3), torch.ones(3), *groups, 7, 0.5, 5, 60, True)
+        torch.library.opcheck(torch.ops.moot.select.default, (*arguments, implementation))
+
+
+def test_compiled_call_is_the_eager_one():
+    candidates = make_candidates(0, 2, 9, absent=False)
+
+    def keep(*candidates):
+        selection = select(*candidates, seed=3, temperature=0.5, max_count=4, full_order=False)
+        return selection.order + 1, selection.num_kept, selection.scores
+
+    compiled = torch.compile(keep, backend="eager", fullgraph=True)
+    for left, right in zip(compiled(*candidates), keep(*candidates), strict=True):
+        assert torch.equal(left, right)
 
 
 def with_vote(value):
@@ -332,6 +507,18 @@ REFUSALS = {
     "negative temperature": ({"temperature": -0.5}, "temperature is"),
     "nan temperature": ({"temperature": math.nan}, "temperature is"),
     "wide seed": ({"seed": 1 << 63}, "seed is"),
+    "quotas of other rows": (
+        {"quotas": Quotas(torch.zeros(3, 9, dtype=torch.int32), torch.ones(3, 2).long())},
+        "groups is",
+    ),
+    "group too high": (
+        {"quotas": Quotas(torch.full((2, 9), 2, dtype=torch.int32), torch.ones(2, 2).long())},
+        r"groups\[0, 0\] is 2",
+    ),
+    "negative quota": (
+        {"quotas": Quotas(torch.zeros(2, 9, dtype=torch.int32), -torch.ones(2, 2).long())},
+        "limit is -1",
+    ),
     "unknown implementation": ({"implementation": "cuda"}, "choose one of"),
 }
 
@@ -344,3 +531,10 @@ def test_bad_arguments_are_refused(name, implementation):
     good = {"votes": votes, "theta": theta, "lengths": lengths, "ids": ids}
     with pytest.raises(ValueError, match=message):
         select(**(good | {"implementation": implementation} | changes))
+
+
+def test_quotas_without_a_limit_are_refused():
+    with pytest.raises(ValueError, match="without a limit"):
+        Quotas(torch.zeros(1, 2, dtype=torch.int32))
+    with pytest.raises(ValueError, match="max_count is"):
+        Quotas(torch.zeros(1, 2, dtype=torch.int32), torch.ones(1, 2))

@@ -1,21 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """select: which of a row's candidates are kept, by the agents' votes, noise and budgets.
 
-Native C++ on the CPU, one fused Triton kernel on CUDA, plain torch as the specification; all
-give the same bits. Mathematics and cost: docs/ops/select.md.
+Native C++ on the CPU, Triton kernels on CUDA, plain torch as the specification; all give the
+same bits. Mathematics and cost: docs/ops/select.md.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..dispatch import Implementation, choose
 from ..document_scores.tables import check_tensor
-from .candidates import NO_LIMIT, Candidates, Rule, Selection, check_finite, check_scores
-from .reference import select_reference
+from ..registry import register
+from .candidates import (
+    NO_LIMIT,
+    Candidates,
+    Quotas,
+    Rule,
+    Selection,
+    check_finite,
+    check_quotas,
+    check_scores,
+    new_outputs,
+)
 
-__all__ = ["Selection", "select"]
+__all__ = ["Quotas", "Selection", "select"]
 
 
 def select(
@@ -30,6 +41,8 @@ def select(
     temperature: float = 0.0,
     max_count: int | None = None,
     budget_tokens: int | None = None,
+    quotas: Quotas | None = None,
+    full_order: bool = True,
     implementation: Implementation = "auto",
 ) -> Selection:
     """Order each row's candidates by score and keep the longest prefix within the limits.
@@ -50,6 +63,12 @@ def select(
         max_count: Most candidates to keep in a row; None: no limit.
         budget_tokens: Most tokens to keep in a row; the prefix ends before the first candidate
             that does not fit. None: no limit.
+        quotas: What each group of candidates may take. A group's candidates count up to the first
+            that exceeds its quota; the prefix is then taken of what is within quota, so one group
+            that is full makes room for others. None: no groups.
+        full_order: Whether all candidates are to be ordered. False names the kept ones alone,
+            ascending, and the first that did not fit; cheaper, and one launch up to 8,192
+            candidates without quotas.
         implementation: As in document_scores.
 
     Returns:
@@ -57,7 +76,8 @@ def select(
 
     Raises:
         ValueError: A shape, dtype, device or setting that does not fit; on the CPU also a vote,
-            weight or score that is not finite (on CUDA such a score counts as the worst).
+            weight, score, group or limit out of range. On CUDA contents are not looked at: a score
+            that is not finite counts as the worst, a group out of range has no quota.
 
     Source: Gumbel top-k, Kool et al. 2019 (arXiv:1903.06059); docs/ops/select.md.
     """
@@ -67,21 +87,59 @@ def select(
     shift = torch.zeros_like(theta) if shift is None else shift
     scale = torch.ones_like(theta) if scale is None else scale
     candidates = Candidates(votes, theta, lengths, ids, shift, scale)
-    _check(candidates)
-    chosen = choose(implementation, votes.device)
-    on_cpu = votes.device.type == "cpu"
-    if on_cpu:
+    _check(candidates, quotas)
+    choose(implementation, votes.device)
+    looks = votes.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks:
         check_finite(candidates)
-    if chosen == "reference":
-        run = select_reference
-    elif chosen == "native":
+        if quotas is not None:
+            check_quotas(quotas)
+    groups = (None,) * 3 if quotas is None else _flat(quotas)
+    selection = Selection(
+        *_OP(
+            votes, theta, lengths, ids, shift, scale, *groups, seed, rule.temperature,
+            rule.max_count, rule.budget_tokens, full_order, implementation,
+        )
+    )  # fmt: skip
+    if looks:
+        check_scores(candidates, selection.scores)
+    return selection
+
+
+def _flat(quotas: Quotas) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The tensors of quotas."""
+    return quotas.groups, quotas.max_count, quotas.budget_tokens
+
+
+def _run(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Select by the implementation that is named last; the registered op's flat arguments."""
+    candidates = Candidates(*values[:6])  # type: ignore[arg-type]
+    quotas = None if values[6] is None else Quotas(*values[6:9])  # type: ignore[arg-type]
+    rule = Rule(*values[9:14])  # type: ignore[arg-type]
+    rule = replace(rule, temperature=float(torch.tensor(rule.temperature, dtype=torch.float32)))
+    name = choose(str(values[-1]), candidates.votes.device)
+    if name == "reference":
+        from .reference import select_reference as run
+    elif name == "native":
         from .native import select_native as run
     else:
         from .kernel import select_fwd as run
-    selection = run(candidates, rule)
-    if on_cpu:
-        check_scores(candidates, selection.scores)
-    return selection
+    return run(candidates, quotas, rule)
+
+
+def _fake(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty results."""
+    return new_outputs(Candidates(*values[:6]))  # type: ignore[arg-type]
+
+
+_OP = register(
+    "select(Tensor votes, Tensor theta, Tensor lengths, Tensor ids, Tensor shift, Tensor scale, "
+    "Tensor? groups, Tensor? group_max_count, Tensor? group_budget_tokens, int seed, "
+    "float temperature, int max_count, int budget_tokens, bool full_order, str implementation) "
+    "-> (Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)
 
 
 def _rule(seed: int, temperature: float, max_count: int | None, budget_tokens: int | None) -> Rule:
@@ -95,13 +153,13 @@ def _rule(seed: int, temperature: float, max_count: int | None, budget_tokens: i
             raise ValueError(f"{name} is {limit}; it must be at least 0, or None for no limit")
     return Rule(
         seed=seed,
-        temperature=float(torch.tensor(temperature, dtype=torch.float32)),
+        temperature=temperature,
         max_count=NO_LIMIT if max_count is None else max_count,
         budget_tokens=NO_LIMIT if budget_tokens is None else budget_tokens,
     )
 
 
-def _check(candidates: Candidates) -> None:
+def _check(candidates: Candidates, quotas: Quotas | None) -> None:
     """Raise ValueError for shapes, dtypes and devices that do not fit."""
     check_tensor("votes", candidates.votes, torch.float32, (None, None, None))
     num_rows, num_candidates, num_agents = candidates.votes.shape
@@ -109,9 +167,14 @@ def _check(candidates: Candidates) -> None:
         check_tensor(name, getattr(candidates, name), torch.float32, (num_agents,))
     check_tensor("lengths", candidates.lengths, torch.int32, (num_rows, num_candidates))
     check_tensor("ids", candidates.ids, torch.int64, (num_rows, num_candidates))
-    for name in ("theta", "lengths", "ids", "shift", "scale"):
-        device = getattr(candidates, name).device
-        if device != candidates.votes.device:
+    given = {name: getattr(candidates, name) for name in ("theta", "lengths", "ids", "shift")}
+    given["scale"] = candidates.scale
+    if quotas is not None:
+        check_tensor("groups", quotas.groups, torch.int32, (num_rows, num_candidates))
+        given["groups"] = quotas.groups
+        given |= {"max_count": quotas.max_count, "budget_tokens": quotas.budget_tokens}
+    for name, value in given.items():
+        if value is not None and value.device != candidates.votes.device:
             raise ValueError(
-                f"{name} lies on {device}, votes on {candidates.votes.device}; move them to one"
+                f"{name} lies on {value.device}, votes on {candidates.votes.device}; move them to one"
             )

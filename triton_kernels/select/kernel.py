@@ -1,141 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
-# Triton types a kernel's arguments at launch.
-# ruff: noqa: ANN001, ANN201
-# mypy: disable-error-code="no-untyped-def"
-"""select as one fused Triton kernel: a program for each tile of a row's candidates.
+"""select on CUDA: which of the Triton kernels a call launches.
 
-A candidate's rank is the number of candidates before it, counted tile by tile: O(C**2) a row
-with no sort and no pass between. Counts are integers and fp32 steps follow the reference one by
-one, so the bits are the reference's; the launch forbids fused multiply-add.
-
-Legend: C candidates of a row, I and J candidates of a tile; o_ offsets, m_ masks, b_ values.
+Counts and ranks are integers and fp32 steps follow the reference one by one, so the bits are the
+reference's; every launch forbids fused multiply-add. Mathematics and cost: docs/ops/select.md.
 """
+
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
+from torch import Tensor
 
+from ..architecture import INTERPRETER, architecture
 from ..hashing import seed_state
-from ..hashing_kernel import absorb, finish
-from .candidates import Candidates, Rule, Selection
-
-BLOCK_I, BLOCK_J, NUM_WARPS = 64, 16, 4
-
-
-@triton.jit
-def log_fp32(x):
-    """Natural logarithm of positive normal float32, step by step as in reference.py."""
-    bits = x.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    mantissa = (bits - (exponent << 23)).to(tl.float32, bitcast=True)
-    power = exponent.to(tl.float32)
-    s = tl.div_rn(mantissa - 1.0, mantissa + 1.0)
-    square = s * s
-    series = square * (1.0 / 9.0) + (1.0 / 7.0)
-    series = square * series + (1.0 / 5.0)
-    series = square * (square * series + (1.0 / 3.0))
-    twice = s + s
-    return power * 0.693359375 + (power * -0.00021219444 + (twice * series + twice))
+from .candidates import Candidates, Quotas, Rule, new_outputs
+from .full_kernel import select_fwd_kernel
+from .kept_kernel import MAX_CANDIDATES, select_kept_kernel
+from .level_kernels import (
+    select_compact_kernel,
+    select_merge_kernel,
+    select_quota_kernel,
+    select_score_kernel,
+    select_tile_kernel,
+)
 
 
-@triton.jit
-def gumbel(tie):
-    """Standard Gumbel noise of a hash."""
-    bits = (finish(tie + 0x2545F491) >> 9).to(tl.int32)
-    uniform = (bits.to(tl.float32) + 0.5) * 1.1920928955078125e-07
-    return -log_fp32(-log_fp32(uniform))
 
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Constants of the launches.
 
-@triton.jit
-def score_tile(
-    votes, theta, shift, scale, ids, lengths, i_row, o_c, seed_state, temperature,
-    C, A: tl.constexpr, HAS_NOISE: tl.constexpr,
-):  # fmt: skip
-    """Score candidates o_c of a row; returns length, score, tie and id, blank where absent."""
-    m_c = o_c < C
-    o_place = i_row * C + o_c
-    b_length = tl.load(lengths + o_place, mask=m_c, other=-1)
-    b_id = tl.load(ids + o_place, mask=m_c, other=0)
-    b_score = tl.zeros_like(b_length).to(tl.float32)
-    for i_a in tl.static_range(A):
-        b_vote = tl.load(votes + o_place * A + i_a, mask=m_c, other=0.0)
-        b_vote = (b_vote - tl.load(shift + i_a)) * tl.load(scale + i_a)
-        b_score = b_score + tl.load(theta + i_a) * b_vote
-    b_state = tl.zeros_like(b_length).to(tl.uint32) + seed_state.to(tl.uint32, bitcast=True)
-    b_tie = finish(absorb(absorb(b_state, b_id.to(tl.uint32)), (b_id >> 32).to(tl.uint32)))
-    if HAS_NOISE:
-        b_score = b_score + temperature * gumbel(b_tie)
-    is_present = b_length >= 0
-    b_score = tl.where(is_present, b_score, float("-inf"))
-    return b_length, b_score, tl.where(is_present, b_tie, 0), tl.where(is_present, b_id, 0)
+    Attributes:
+        most_full: Candidates of a row that one launch puts in full order.
+        most_kept: Candidates of a row of which one launch names the kept ones.
+        full, score, tile, merge, compact: Constants of the kernels.
+    """
 
-
-@triton.jit(do_not_specialize=["seed_state", "max_count", "budget_tokens"])
-def select_fwd_kernel(
-    votes, theta, shift, scale, ids, lengths, order, num_kept, scores,
-    seed_state, temperature, max_count, budget_tokens, C,
-    A: tl.constexpr, HAS_NOISE: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-):  # fmt: skip
-    """Rank candidates [i*BLOCK_I, (i+1)*BLOCK_I) of a row; num_kept starts at 0."""
-    i_row = tl.program_id(0).to(tl.int64)
-    o_i = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
-    m_i = o_i < C
-    i_length, i_score, i_tie, i_id = score_tile(
-        votes, theta, shift, scale, ids, lengths, i_row, o_i, seed_state, temperature,
-        C, A, HAS_NOISE,
-    )  # fmt: skip
-    tl.store(scores + i_row * C + o_i, i_score, mask=m_i)
-    # A NaN would give several candidates one rank and leave entries of order unwritten.
-    i_key = tl.where(i_score == i_score, i_score, float("-inf"))[:, None]
-    i_absent = (i_length < 0).to(tl.int32)
-    b_rank = tl.zeros([BLOCK_I], tl.int32)
-    b_tokens = i_length.to(tl.int64)
-    for i_j in range(0, C, BLOCK_J):
-        o_j = i_j + tl.arange(0, BLOCK_J)
-        j_length, j_score, j_tie, j_id = score_tile(
-            votes, theta, shift, scale, ids, lengths, i_row, o_j, seed_state, temperature,
-            C, A, HAS_NOISE,
-        )  # fmt: skip
-        j_key = tl.where(j_score == j_score, j_score, float("-inf"))[None, :]
-        j_absent = (j_length < 0).to(tl.int32)
-        before = o_j[None, :] < o_i[:, None]
-        same_id = j_id[None, :] == i_id[:, None]
-        before = (j_id[None, :] < i_id[:, None]) | (same_id & before)
-        same_tie = j_tie[None, :] == i_tie[:, None]
-        before = (j_tie[None, :] < i_tie[:, None]) | (same_tie & before)
-        before = (j_key > i_key) | ((j_key == i_key) & before)
-        same_kind = j_absent[None, :] == i_absent[:, None]
-        before = (j_absent[None, :] < i_absent[:, None]) | (same_kind & before)
-        before = before & (o_j < C)[None, :]
-        b_rank += tl.sum(before.to(tl.int32), axis=1)
-        b_add = tl.where(before & (j_absent == 0)[None, :], j_length[None, :], 0)
-        b_tokens += tl.sum(b_add.to(tl.int64), axis=1)
-    tl.store(order + i_row * C + b_rank, o_i, mask=m_i)
-    is_kept = m_i & (i_absent == 0) & (b_rank < max_count) & (b_tokens <= budget_tokens)
-    tl.atomic_add(num_kept + i_row, tl.sum(is_kept.to(tl.int32), axis=0), sem="relaxed")
-
-
-def select_fwd(candidates: Candidates, rule: Rule) -> Selection:
-    """Launch the kernel; arguments as in select, already checked."""
-    num_rows, num_candidates, num_agents = candidates.votes.shape
-    device = candidates.votes.device
-    selection = Selection(
-        order=torch.empty(num_rows, num_candidates, dtype=torch.int32, device=device),
-        num_kept=torch.zeros(num_rows, dtype=torch.int32, device=device),
-        scores=torch.empty(num_rows, num_candidates, dtype=torch.float32, device=device),
+    most_full: int = 1024
+    most_kept: int = MAX_CANDIDATES
+    full: dict[str, int] = field(
+        default_factory=lambda: {"BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 4}
     )
+    score: dict[str, int] = field(default_factory=lambda: {"BLOCK_C": 256, "num_warps": 4})
+    tile: dict[str, int] = field(
+        default_factory=lambda: {"TILE": 512, "BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 4}
+    )
+    merge: dict[str, int] = field(
+        default_factory=lambda: {"TILE": 512, "LOG_TILE": 9, "BLOCK_I": 128, "num_warps": 4}
+    )
+    compact: dict[str, int] = field(default_factory=lambda: {"BLOCK_C": 4096, "num_warps": 8})
+
+
+SHAPES = {
+    INTERPRETER: Shapes(
+        most_full=64,
+        most_kept=64,
+        full={"BLOCK_I": 32, "BLOCK_J": 16, "num_warps": 4},
+        score={"BLOCK_C": 64, "num_warps": 4},
+        tile={"TILE": 32, "BLOCK_I": 32, "BLOCK_J": 16, "num_warps": 4},
+        merge={"TILE": 32, "LOG_TILE": 5, "BLOCK_I": 64, "num_warps": 4},
+        compact={"BLOCK_C": 64, "num_warps": 8},
+    ),
+    80: Shapes(),
+}
+"""By compute capability; from 8.0 on the same."""
+
+def kept_shape(num_candidates: int) -> dict[str, int]:
+    """Constants of select_kept_kernel for rows of so many candidates (the same on every device)."""
+    block = max(32, triton.next_power_of_2(num_candidates))
+    return {"BLOCK_C": block, "num_warps": min(max(block // 256, 1), 16)}
+
+
+def select_fwd(
+    candidates: Candidates, quotas: Quotas | None, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch; arguments checked. Returns order, num_kept, scores."""
+    num_rows, num_candidates, _ = candidates.votes.shape
+    order, num_kept, scores = new_outputs(candidates)
     if num_rows == 0 or num_candidates == 0:
-        return selection
-    select_fwd_kernel[(num_rows, triton.cdiv(num_candidates, BLOCK_I))](
+        return order, num_kept.zero_(), scores
+    shapes = SHAPES[architecture(order.device, SHAPES)]
+    scored, drawn = _arguments(candidates, rule)
+    if quotas is None and not rule.is_full and num_candidates <= shapes.most_kept:
+        select_kept_kernel[(num_rows,)](
+            *scored, order, num_kept, scores, *drawn, *_limits(candidates, rule), num_candidates,
+            **_constants(candidates, rule), **kept_shape(num_candidates),
+        )  # fmt: skip
+    elif quotas is None and rule.is_full and num_candidates <= shapes.most_full:
+        select_fwd_kernel[(num_rows, triton.cdiv(num_candidates, shapes.full["BLOCK_I"]))](
+            *scored, order, num_kept.zero_(), scores, *drawn, *_limits(candidates, rule),
+            num_candidates, **_constants(candidates, rule), **shapes.full,
+        )  # fmt: skip
+    else:
+        _select_by_levels(candidates, quotas, rule, (order, num_kept.zero_(), scores))
+    return order, num_kept, scores
+
+
+def _select_by_levels(
+    candidates: Candidates, quotas: Quotas | None, rule: Rule, out: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Score, sort tiles, merge: two or three launches more with quotas or without full order."""
+    order, num_kept, scores = out
+    shapes = SHAPES[architecture(order.device, SHAPES)]
+    num_rows, num_candidates = order.shape
+    scored, drawn = _arguments(candidates, rule)
+    keys = torch.empty_like(candidates.ids)
+    select_score_kernel[(num_rows, triton.cdiv(num_candidates, shapes.score["BLOCK_C"]))](
+        *scored, keys, scores, *drawn, num_candidates, **_constants(candidates, rule), **shapes.score
+    )
+    tiles = [torch.empty_like(keys), torch.empty_like(keys), torch.empty_like(order)]
+    tiles.append(torch.empty_like(keys))
+    merge_grid = (num_rows, triton.cdiv(num_candidates, shapes.merge["BLOCK_I"]))
+    if quotas is not None:
+        groups = torch.empty_like(order)
+        _sort_tiles(candidates, keys, quotas.groups, [*tiles, groups], by_group=True)
+        select_quota_kernel[merge_grid](
+            keys, candidates.lengths, *tiles, groups, *quotas.limits(),
+            num_candidates, quotas.num_groups, **shapes.merge,
+        )  # fmt: skip
+    _sort_tiles(candidates, keys, order, [*tiles, order], by_group=False)
+    full_order = order if rule.is_full else torch.empty_like(order)
+    is_kept = torch.empty_like(order, dtype=torch.int8)
+    select_merge_kernel[merge_grid](
+        candidates.lengths, *tiles, full_order, num_kept, is_kept,
+        *_limits(candidates, rule), num_candidates, IS_FULL=rule.is_full, **shapes.merge,
+    )  # fmt: skip
+    if not rule.is_full:
+        select_compact_kernel[(num_rows,)](
+            keys, full_order, is_kept, num_kept, order, num_candidates, **shapes.compact
+        )
+
+
+def _sort_tiles(
+    candidates: Candidates, keys: Tensor, groups: Tensor, tiles: list[Tensor], *, by_group: bool
+) -> None:
+    """Sort the candidates of each tile of each row, within their groups or altogether."""
+    num_rows, num_candidates = keys.shape
+    shape = SHAPES[architecture(keys.device, SHAPES)].tile
+    select_tile_kernel[(num_rows, triton.cdiv(num_candidates, shape["BLOCK_I"]))](
+        keys, candidates.ids, candidates.lengths, groups, *tiles, num_candidates,
+        BY_GROUP=by_group, **shape,
+    )  # fmt: skip
+
+
+def _arguments(candidates: Candidates, rule: Rule) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """What every scoring kernel takes first, and what it takes after its outputs."""
+    tensors = (
         candidates.votes, candidates.theta, candidates.shift, candidates.scale,
         candidates.ids, candidates.lengths,
-        selection.order, selection.num_kept, selection.scores,
-        signed_state(rule.seed), rule.temperature,
-        min(rule.max_count, num_candidates), rule.budget_tokens, num_candidates,
-        A=num_agents, HAS_NOISE=rule.temperature != 0.0,
-        BLOCK_I=BLOCK_I, BLOCK_J=BLOCK_J, num_warps=NUM_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
-    return selection
+    return tensors, (signed_state(rule.seed), rule.temperature)
+
+
+def _limits(candidates: Candidates, rule: Rule) -> tuple[int, int]:
+    """Both limits; the first fits 32 bits."""
+    return min(rule.max_count, candidates.votes.shape[1]), rule.budget_tokens
+
+
+def _constants(candidates: Candidates, rule: Rule) -> dict[str, Any]:
+    """Constants of every scoring kernel."""
+    return {
+        "A": candidates.votes.shape[2],
+        "HAS_NOISE": rule.temperature != 0.0,
+        "enable_fp_fusion": False,
+    }
 
 
 def signed_state(seed: int) -> int:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ..hashing import MASK, NOISE_SALT, finish, hash_ids
-from .candidates import Candidates, Rule, Selection
+from .candidates import NO_LIMIT, Candidates, Quotas, Rule
 
 SQRT_HALF_BITS = 0x3F3504F3
 LN2_HIGH, LN2_LOW = 0.693359375, -0.00021219444
 
 
-def select_reference(candidates: Candidates, rule: Rule) -> Selection:
-    """Select candidates; arguments as in select, already checked."""
+def select_reference(
+    candidates: Candidates, quotas: Quotas | None, rule: Rule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Select candidates; arguments checked. Returns order, num_kept, scores."""
     present = candidates.lengths >= 0
     tie = hash_ids(candidates.ids, rule.seed)
     scores = combine(candidates)
@@ -25,12 +27,59 @@ def select_reference(candidates: Candidates, rule: Rule) -> Selection:
         scores = scores + temperature * gumbel(tie)
     scores = torch.where(present, scores, float("-inf"))
     order = rank_candidates(scores, tie, candidates.ids, present)
+    is_open = present
+    if quotas is not None:
+        is_open = present & within_quota(order, candidates, quotas)
+        behind = rank_candidates(torch.zeros_like(scores), tie, candidates.ids, present)
+        order = split(order, behind, is_open)
     tokens = candidates.lengths.clamp(min=0).to(torch.int64).gather(1, order).cumsum(1)
     place = torch.arange(order.shape[1], device=order.device)
-    kept = present.gather(1, order) & (tokens <= rule.budget_tokens) & (place < rule.max_count)
-    return Selection(
-        order=order.to(torch.int32), num_kept=kept.sum(1).to(torch.int32), scores=scores
+    kept = is_open.gather(1, order) & (tokens <= rule.budget_tokens) & (place < rule.max_count)
+    num_kept = kept.sum(1)
+    if not rule.is_full:
+        order = name_kept(order, num_kept, is_open.sum(1))
+    return order.to(torch.int32), num_kept.to(torch.int32), scores
+
+
+def within_quota(order: Tensor, candidates: Candidates, quotas: Quotas) -> Tensor:
+    """Whether each candidate belongs to the longest prefix of its group in its limits: [S, C]."""
+    groups = quotas.groups.to(torch.int64)
+    has_quota = (groups >= 0) & (groups < quotas.num_groups)
+    group = groups.gather(1, order)
+    by_group = order.gather(1, group.argsort(dim=1, stable=True))
+    group = groups.gather(1, by_group)
+    start = torch.searchsorted(group, group)
+    count = torch.arange(1, group.shape[1] + 1, device=group.device) - start
+    ends = candidates.lengths.clamp(min=0).to(torch.int64).gather(1, by_group).cumsum(1)
+    before = torch.cat([ends.new_zeros(len(ends), 1), ends], dim=1).gather(1, start)
+    # One limit more, for candidates without a quota.
+    most, budget = (
+        torch.cat([limit, limit.new_full((len(limit), 1), NO_LIMIT)], dim=1).gather(
+            1, torch.where(has_quota, groups, quotas.num_groups).gather(1, by_group)
+        )
+        for limit in quotas.limits()
     )
+    fits = (count <= most) & (ends - before <= budget)
+    return torch.zeros_like(has_quota).scatter(1, by_group, fits)
+
+
+def split(order: Tensor, behind: Tensor, is_open: Tensor) -> Tensor:
+    """Put those within quota first, by `order`; then the rest, by `behind`, absent ones last."""
+    rank = torch.zeros_like(order)
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.where(
+        is_open, rank.scatter(1, order, place), rank.scatter(1, behind, place) + order.shape[1]
+    )
+    return rank.argsort(dim=1)
+
+
+def name_kept(order: Tensor, num_kept: Tensor, num_open: Tensor) -> Tensor:
+    """Kept positions ascending, then the best open one that was not kept or -1, then -1."""
+    num_candidates = order.shape[1]
+    place = torch.arange(num_candidates, device=order.device)
+    kept = torch.where(place < num_kept[:, None], order, num_candidates).sort(dim=1).values
+    is_next = (place == num_kept[:, None]) & (num_kept < num_open)[:, None]
+    return torch.where(place < num_kept[:, None], kept, torch.where(is_next, order, -1))
 
 
 def combine(candidates: Candidates) -> Tensor:
