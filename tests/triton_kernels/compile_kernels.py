@@ -25,20 +25,25 @@ TENSOR_CORE = r"\b(?:HMMA|IMMA|HGMMA|IGMMA|QGMMA|UTC[A-Z]*MMA|OMMA|QMMA)\b"
 def read_cases(prefix=""):
     """All cases of cubins/ whose names start with the prefix."""
     sys.path.append(str(CUBINS))  # `case`; at the end, for an op may be called like a module
-    files = sorted(path for path in CUBINS.glob("*.py") if path.stem != "case")
+    op = prefix.split("-")[0]
+    files = sorted(path for path in CUBINS.glob(f"{op}*.py") if path.stem != "case")
     cases = [case for path in files for case in runpy.run_path(str(path))["CASES"]]
     return [case for case in cases if case.name.startswith(prefix)]
 
 
 def compile_case(case, capability):
-    """Compile with pointers that are multiples of 16 bytes, as torch allocates them."""
+    """Compile with pointers that are multiples of 16 bytes, as torch allocates them.
+
+    A launch looks at integers too: `divisible` names those that are multiples of 16.
+    """
     names = case.kernel.arg_names
     signature = {name: case.types.get(name, "constexpr") for name in names}
     places = {(names.index(name),): value for name, value in case.constants.items()}
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if signature[name].startswith("*") and name not in case.unaligned
+        if name in case.divisible
+        or (signature[name].startswith("*") and name not in case.unaligned)
     }
     source = ASTSource(case.kernel, signature, places, aligned)
     target = GPUTarget("cuda", capability, 32)

@@ -2,13 +2,26 @@
 """Ghost influence in plain torch: the formulas of docs/ops/ghost_influence.md and nothing else.
 
 No shape checks (the op makes them) and no triton. Shape suffixes: T tokens, I inputs and
-O outputs of a layer, D width, V vocabulary, N documents.
+O outputs of a layer, D width, V vocabulary, N documents, L layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+
+def layer_influences(
+    activations: Sequence[Tensor],
+    output_grads: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    bias_directions: Sequence[Tensor | None],
+) -> Tensor:
+    """Return the terms of every layer and token, [L, T]."""
+    layers = zip(activations, output_grads, directions, bias_directions, strict=True)
+    return torch.stack([linear_influence(*layer) for layer in layers])
 
 
 def linear_influence(
@@ -27,7 +40,7 @@ def linear_influence(
         partials_T = _row_dots(activations_TI @ direction_OI.T, output_grads_TO)
     if bias_direction_O is None:
         return partials_T
-    return partials_T + wide(output_grads_TO) @ wide(bias_direction_O)
+    return partials_T + wide(output_grads_TO) @ bias_direction_O.to(partials_T.dtype)
 
 
 def scale_influence(
@@ -38,11 +51,12 @@ def scale_influence(
 ) -> Tensor:
     """Return b_t . (G_gamma * xhat_t) + b_t . G_b for every token, [T]."""
     output_grads_TD = wide(output_grads_TD)
+    dtype = output_grads_TD.dtype
     partials_T = output_grads_TD.new_zeros(output_grads_TD.shape[0])
     if direction_D is not None:
-        partials_T = (wide(normalised_TD) * output_grads_TD) @ wide(direction_D)
+        partials_T = (normalised_TD.to(dtype) * output_grads_TD) @ direction_D.to(dtype)
     if bias_direction_D is not None:
-        partials_T = partials_T + output_grads_TD @ wide(bias_direction_D)
+        partials_T = partials_T + output_grads_TD @ bias_direction_D.to(dtype)
     return partials_T
 
 
@@ -51,10 +65,13 @@ def embedding_influence(tokens_T: Tensor, output_grads_TD: Tensor, direction_VD:
     return _row_dots(direction_VD[tokens_T], output_grads_TD)
 
 
-def document_sums(partials_T: Tensor, cu_seqlens: Tensor) -> Tensor:
+def document_sums(partials_LT: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Return the sum of each document's partials, [N] float64, added from its first token on."""
+    partials_T = partials_LT[0].double()
+    for more_T in partials_LT[1:]:
+        partials_T = partials_T + more_T
     return torch.segment_reduce(
-        partials_T.double(), "sum", offsets=cu_seqlens, axis=0, initial=0.0, unsafe=True
+        partials_T, "sum", offsets=cu_seqlens, axis=0, initial=0.0, unsafe=True
     )
 
 

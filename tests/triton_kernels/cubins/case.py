@@ -20,6 +20,7 @@ class Case:
         tensor_core: Whether a tensor-core instruction must show.
         loads_128: Whether a global load of 16 bytes must show.
         unaligned: Pointers that are not multiples of 16 bytes.
+        divisible: Integers that are multiples of 16: a launch then knows that rows are aligned.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Case:
     tensor_core: bool = False
     loads_128: bool = False
     unaligned: tuple[str, ...] = field(default=())
+    divisible: tuple[str, ...] = ()
