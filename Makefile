@@ -46,12 +46,12 @@ if not any(shutil.which(name) for name in compilers):
 endef
 export REQUIRE
 
-.PHONY: help demo test bench build lint types unit wheel-test stubs setup-demo setup-test setup-bench clean FORCE
+.PHONY: help demo test bench bench-gpu build lint types unit wheel-test stubs setup-demo setup-test setup-bench clean FORCE
 .NOTPARALLEL:
 
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: demo, test (= lint types wheel-test unit), bench, build, stubs, clean'
+	@echo 'Targets: demo, test (= lint types wheel-test unit), bench, bench-gpu, build, stubs, clean'
 
 demo:
 	+@$(LOCKED) setup-demo
@@ -68,6 +68,10 @@ test:
 bench:
 	+@$(LOCKED) setup-bench
 	$(BIN)/python benchmarks/bench_stream.py --torch '$(TORCH)' $(if $(QUICK),--quick) $(BENCH)
+
+# Sets nothing up, so that it runs where there is no network: the package is installed already.
+bench-gpu:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) benchmarks/bench_gpu.py $(if $(QUICK),--quick) $(BENCH)
 
 build:
 	+@$(LOCKED) $(DONE)/native
