@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..errors import MootError
+from ..errors import MootError, StorageError
 from .counters import Counters
 from .faults import OF_THE_WORLD, Fault, classify, to_error
 from .limiter import Limiter
@@ -87,6 +87,8 @@ class Attempts:
         """
         num_failed = 0
         while True:
+            if self._closed.is_set():
+                raise StorageError(f"{errand.url} was closed; open the store again")
             try:
                 return self._once(errand, request)
             except MootError:

@@ -82,7 +82,7 @@ class Live:
             pool, self._pool = self._pool, None
         self._racer.cut_all()
         if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True)  # ranges that have not begun fail at once: the store is closed
         self._racer.close()
         self._connections.close()
 

@@ -28,6 +28,7 @@ Read = Callable[[np.ndarray, Line], Result]
 
 _MAX_THREADS = 64
 _LATE = "no answer, or too slow a one"
+_CLOSED = "the store was closed"
 
 
 class Racer:
@@ -46,6 +47,7 @@ class Racer:
         self._watch = Watch()
         self._lock = threading.Lock()
         self._lines: set[Line] = set()
+        self._is_cut = False
         self._pool: ThreadPoolExecutor | None = None
         self._is_closed = False
 
@@ -63,6 +65,8 @@ class Racer:
         began, line = time.monotonic(), Line()
         second = _Second(read, target.size, line)
         self._lines.add(line)
+        if self._is_cut:  # since the caller last looked whether the store is open
+            line.cut(_CLOSED)
         timers = [self._watch.at(until, lambda: line.cut(_LATE))]
         delay_s = self._hedging.delay_s(num_bytes) if self._hedging else None
         if delay_s is not None:
@@ -98,9 +102,10 @@ class Racer:
         return result
 
     def cut_all(self) -> None:
-        """End the reads under way, as far as they can be interrupted."""
+        """End the reads under way, as far as they can be interrupted, and those that follow."""
+        self._is_cut = True
         for line in list(self._lines):
-            line.cut("the store was closed")
+            line.cut(_CLOSED)
 
     def close(self) -> None:
         """End the threads and wait for them."""
@@ -159,7 +164,7 @@ class Racer:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("the store was closed")
+                raise RuntimeError(_CLOSED)
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="moot-read")
             return self._pool

@@ -15,6 +15,8 @@ from moot.loader.errors import StorageError
 from moot.loader.storage import ForbiddenError, MissingObjectError, ShortObjectError, open_store
 from moot.loader.storage import attempts as attempts_module
 from moot.loader.storage import hedging as hedging_module
+from moot.loader.storage import live as live_module
+from moot.loader.storage import store as store_module
 from moot.loader.storage import urls as urls_module
 from moot.loader.storage.hedging import MIN_OBSERVED
 from moot.loader.storage.store import RANGE_BYTES
@@ -348,6 +350,27 @@ def test_close_ends_a_read_under_way(server, opened):
     def use():
         with pytest.raises(StorageError) as caught:
             read(store)
+        errors.append(str(caught.value))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    while not server.log:
+        time.sleep(0.01)
+    store.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "was closed" in errors[0]
+
+
+def test_close_ends_a_read_whose_ranges_wait_for_a_thread(server, opened, monkeypatch):
+    monkeypatch.setattr(live_module, "NUM_RANGE_THREADS", 1)
+    monkeypatch.setattr(store_module, "RANGE_BYTES", 50_000)
+    server.plan(Stall(30.0, after=10_000), path="/x")
+    store, errors = opened(timeout_s="30"), []
+
+    def use():
+        with pytest.raises(StorageError) as caught:
+            store.get_range_into("x", 0, np.empty(150_000, np.uint8))
         errors.append(str(caught.value))
 
     thread = threading.Thread(target=use)
