@@ -13,14 +13,23 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     "moot.triton_kernels": {
         "AgentTables",
+        "CentroidBank",
         "DocumentScores",
+        "LogRatioTable",
         "NgramModel",
+        "Novelty",
         "PackedDocuments",
         "Quotas",
         "Selection",
         "document_scores",
         "gather_documents",
+        "log_ratio_table",
+        "ngram_counts",
+        "ngram_log_ratio",
+        "novelty",
+        "gradient_sketch",
         "select",
+        "sketch_projection",
     },
     "moot.loader": {
         "AgentError",
@@ -66,6 +75,9 @@ PACKAGES = {
     "moot.triton_kernels.document_scores",
     "moot.triton_kernels.gather_documents",
     "moot.triton_kernels.ghost_influence",
+    "moot.triton_kernels.gradient_sketch",
+    "moot.triton_kernels.ngram_log_ratio",
+    "moot.triton_kernels.novelty",
     "moot.triton_kernels.select",
 }
 COMMANDS = {
