@@ -23,9 +23,9 @@ TILES = {
     # architecture: bytes of an element: (vectors, centroids, dimensions, warps, stages)
     0: {2: (16, 32, 16, 4, 1), 4: (16, 32, 16, 4, 1)},
     80: {2: (128, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
-    90: {2: (128, 256, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
+    90: {2: (256, 128, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
     100: {2: (128, 256, 64, 8, 3), 4: (64, 64, 32, 4, 3)},
-    120: {2: (128, 128, 64, 8, 2), 4: (64, 64, 32, 4, 3)},
+    120: {2: (128, 128, 64, 8, 2), 4: (64, 64, 32, 8, 3)},
 }
 WANTED_PROGRAMS = 512
 """Below this number of tiles of vectors the bank is shared, so that every processor has work."""
@@ -64,10 +64,11 @@ def novelty_fwd_kernel(
             b_dot = tl.dot(b_x, b_c, b_dot, input_precision="ieee")
             p_x += BLOCK_D
             p_c += BLOCK_D
-        b_inverse = tl.load(inverse_norms + o_k, mask=m_k, other=0.0)
+        # NaN where there is no centroid. It is never the largest; a vector that makes NaN itself
+        # gets it from its own length in the end.
+        b_inverse = tl.load(inverse_norms + o_k, mask=m_k, other=float("nan"))
         b_dot = b_dot * b_inverse[None, :]
-        # NaN is never the largest; a vector that makes one gets NaN from its own length.
-        b_dot = tl.where(m_k[None, :] & (b_dot == b_dot), b_dot, float("-inf"))
+        b_dot = tl.where(b_dot == b_dot, b_dot, float("-inf"))
         b_tile, b_first = tl.max(b_dot, axis=1, return_indices=True)  # of equal ones the first
         is_better = b_tile > b_largest
         b_largest = tl.where(is_better, b_tile, b_largest)
