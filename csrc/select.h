@@ -49,7 +49,7 @@ struct SelectOutput {
 /// their group's quota by hash, id, position; then the absent by position. A NaN score counts as -inf.
 /// Else: positions of the kept ascending, the first that did not fit or -1, then -1. `quotas` may be
 /// null. Single-threaded; calls over disjoint ranges may run at the same time. O(C) a row by radix
-/// sort, but O(C log C) where scores and hashes tie; scratch of 36 bytes a candidate a call.
+/// sort, but O(C log C) where scores and hashes tie; scratch of 20 bytes a candidate a call.
 void select_rows(const Candidates& candidates, const GroupQuotas* quotas, const SelectRule& rule,
                  const SelectOutput& out, std::size_t start, std::size_t stop);
 

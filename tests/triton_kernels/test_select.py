@@ -102,7 +102,7 @@ def test_native_equals_reference_bit_for_bit(seed, shape, coarse, rule):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     shape=st.tuples(
@@ -141,7 +141,7 @@ def test_scores_follow_their_definition(implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 2, 17, 65]), coarse=st.booleans())
 def test_order_is_score_then_tie_then_id(implementation, seed, candidates, coarse):
     votes, theta, lengths, ids = make_candidates(seed, 2, candidates, coarse=coarse)
@@ -152,7 +152,7 @@ def test_order_is_score_then_tie_then_id(implementation, seed, candidates, coars
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 5, 64, 70]), k=st.integers(0, 80))
 def test_exactly_k_are_kept_under_ties(implementation, seed, candidates, k):
     _, theta, lengths, ids = make_candidates(seed, 2, candidates)
@@ -167,7 +167,7 @@ def test_exactly_k_are_kept_under_ties(implementation, seed, candidates, k):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**31), candidates=st.sampled_from([1, 9, 65]), budget=st.integers(0, 600)
 )
@@ -185,7 +185,7 @@ def test_kept_is_the_longest_prefix_within_the_budget(implementation, seed, cand
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**31), coarse=st.booleans(), temperature=st.sampled_from([0.0, 1.0]))
 def test_order_of_candidates_does_not_matter(implementation, seed, coarse, temperature):
     votes, theta, lengths, ids = make_candidates(seed, 1, 66, coarse=coarse)
@@ -400,7 +400,7 @@ def test_quotas_and_kept_are_what_python_lists_give(implementation, case):
     check_against_lists(case, implementation)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(case=QUOTA_CASES)
 def test_kernels_give_what_python_lists_give(case):
     check_against_lists(case, "triton")
@@ -427,10 +427,10 @@ def test_long_rows_by_native_equal_reference(candidates, quotas, full_order, coa
 
 @pytest.mark.parametrize("full_order", [False, True])
 def test_rows_of_many_tiles_by_kernel_equal_native(full_order):
-    """The interpreter's tiles hold 32 candidates: here are nine and a part of a tenth."""
-    votes, theta, lengths, ids = make_candidates(3, 1, 300, coarse=True)
-    for quotas in (None, make_quotas(2, 1, 300)):
-        options = {"seed": 9, "budget_tokens": 900, "full_order": full_order, "quotas": quotas}
+    """The interpreter's tiles hold 32 candidates: here are four and a part of a fifth."""
+    votes, theta, lengths, ids = make_candidates(3, 1, 150, coarse=True)
+    for quotas in (None, make_quotas(2, 1, 150)):
+        options = {"seed": 9, "budget_tokens": 450, "full_order": full_order, "quotas": quotas}
         assert_same_bits(
             select(votes, theta, lengths, ids, **options),
             select(votes, theta, lengths, ids, **options, implementation="triton"),

@@ -40,11 +40,11 @@ class Shapes:
     most_full: int = 1024
     most_kept: int = MAX_CANDIDATES
     full: dict[str, int] = field(
-        default_factory=lambda: {"BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 4}
+        default_factory=lambda: {"BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 8}
     )
     score: dict[str, int] = field(default_factory=lambda: {"BLOCK_C": 256, "num_warps": 4})
     tile: dict[str, int] = field(
-        default_factory=lambda: {"TILE": 512, "BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 4}
+        default_factory=lambda: {"TILE": 512, "BLOCK_I": 32, "BLOCK_J": 128, "num_warps": 8}
     )
     merge: dict[str, int] = field(
         default_factory=lambda: {"TILE": 512, "LOG_TILE": 9, "BLOCK_I": 128, "num_warps": 4}
@@ -69,7 +69,8 @@ SHAPES = {
 def kept_shape(num_candidates: int) -> dict[str, int]:
     """Constants of select_kept_kernel for rows of so many candidates (the same on every device)."""
     block = max(32, triton.next_power_of_2(num_candidates))
-    return {"BLOCK_C": block, "num_warps": min(max(block // 256, 1), 16)}
+    warps = 4 if block <= 512 else 8 if block <= 2048 else 16
+    return {"BLOCK_C": block, "BLOCK_I": min(block, 128 * warps), "num_warps": warps}
 
 
 def select_fwd(

@@ -48,6 +48,13 @@ def gumbel(tie):
 
 
 @triton.jit
+def hash_id(b_id, seed_state):
+    """Hash of ids under the seed whose state is given: uint32."""
+    b_state = tl.zeros_like(b_id).to(tl.uint32) + seed_state.to(tl.uint32, bitcast=True)
+    return finish(absorb(absorb(b_state, b_id.to(tl.uint32)), (b_id >> 32).to(tl.uint32)))
+
+
+@triton.jit
 def make_key(b_score, b_tie, is_present):
     """Sort key; 0.0 equals -0.0, a NaN is the worst score."""
     b_score = tl.where(b_score == b_score, b_score, float("-inf"))
@@ -72,8 +79,7 @@ def score_tile(
         b_vote = tl.load(votes + o_place * A + i_a, mask=m_c, other=0.0)
         b_vote = (b_vote - tl.load(shift + i_a)) * tl.load(scale + i_a)
         b_score = b_score + tl.load(theta + i_a) * b_vote
-    b_state = tl.zeros_like(b_length).to(tl.uint32) + seed_state.to(tl.uint32, bitcast=True)
-    b_tie = finish(absorb(absorb(b_state, b_id.to(tl.uint32)), (b_id >> 32).to(tl.uint32)))
+    b_tie = hash_id(b_id, seed_state)
     if HAS_NOISE:
         b_score = b_score + temperature * gumbel(b_tie)
     is_present = b_length >= 0
