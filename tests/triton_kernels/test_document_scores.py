@@ -374,3 +374,28 @@ def test_kernel_on_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.setitem(os.environ, "TRITON_INTERPRET", "0")
     with pytest.raises(ValueError, match="set TRITON_INTERPRET=1"):
         document_scores(**broken(implementation="triton"))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "native", "triton"])
+def test_op_is_registered_whole(implementation):
+    generator = torch.Generator().manual_seed(9)
+    model, agents = make_model(generator), make_agents(generator)
+    tokens, cu, stored = make_batch(generator, [3, 0, 65, 1])
+    flat = (
+        tokens, cu, model.table, model.heads, model.bias, model.scale, model.orders, agents.kind,
+        agents.first_head, agents.num_states, agents.edges, agents.memory, agents.theta, stored,
+        implementation,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.moot.document_scores.default, flat)
+
+
+def test_compiled_call_is_the_eager_one():
+    generator = torch.Generator().manual_seed(9)
+    model, agents = make_model(generator), make_agents(generator)
+    batch = make_batch(generator, [3, 0, 65, 1])
+
+    def total(tokens, cu, stored):
+        return document_scores(tokens, cu, model, agents, stored).total * 2
+
+    compiled = torch.compile(total, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*batch), total(*batch))

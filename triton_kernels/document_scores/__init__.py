@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 
 from ..dispatch import Implementation, choose
+from ..registry import register
 from .reference import document_scores_reference
-from .tables import ARGMAX, BINNED, STORED, AgentTables, DocumentScores, NgramModel, check_tensor
+from .tables import (
+    ARGMAX,
+    BINNED,
+    STORED,
+    AgentTables,
+    DocumentScores,
+    NgramModel,
+    check_tensor,
+    new_scores,
+)
 
 __all__ = ["AgentTables", "DocumentScores", "NgramModel", "document_scores"]
 
@@ -54,16 +64,52 @@ def document_scores(
     Source: docs/ops/document_scores.md.
     """
     _check(tokens, cu_seqlens, model, agents, stored_states)
-    chosen = choose(implementation, tokens.device)
-    if tokens.device.type == "cpu":
+    choose(implementation, tokens.device)
+    if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_contents(tokens, cu_seqlens, model, agents, stored_states)
-    if chosen == "reference":
-        return document_scores_reference(tokens, cu_seqlens, model, agents, stored_states)
-    if chosen == "native":
+    return DocumentScores(
+        *_OP(
+            tokens, cu_seqlens,
+            model.table, model.heads, model.bias, model.scale, model.orders,
+            agents.kind, agents.first_head, agents.num_states,
+            agents.edges, agents.memory, agents.theta,
+            stored_states, implementation,
+        )
+    )  # fmt: skip
+
+
+def _run(*values: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score by the implementation that is named last; the registered op's flat arguments."""
+    model = NgramModel(*values[2:6], tuple(values[6]))  # type: ignore[arg-type]
+    agents = AgentTables(*values[7:13])  # type: ignore[arg-type]
+    tokens, cu_seqlens, stored_states = values[0], values[1], values[13]
+    assert isinstance(tokens, Tensor)
+    name = choose(str(values[14]), tokens.device)
+    if name == "reference":
+        run = document_scores_reference
+    elif name == "native":
         from .native import document_scores_native as run
     else:
         from .kernel import document_scores_fwd as run
-    return run(tokens, cu_seqlens, model, agents, stored_states)
+    scores = run(tokens, cu_seqlens, model, agents, stored_states)  # type: ignore[arg-type]
+    return scores.values, scores.states, scores.votes, scores.total
+
+
+def _fake(*values: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Empty results."""
+    tokens, cu_seqlens, heads, memory = values[0], values[1], values[3], values[11]
+    scores = new_scores(tokens, cu_seqlens, len(heads), len(memory))  # type: ignore[arg-type]
+    return scores.values, scores.states, scores.votes, scores.total
+
+
+_OP = register(
+    "document_scores(Tensor tokens, Tensor cu_seqlens, Tensor table, Tensor heads, Tensor bias, "
+    "Tensor scale, int[] orders, Tensor kind, Tensor first_head, Tensor num_states, Tensor edges, "
+    "Tensor memory, Tensor theta, Tensor? stored_states, str implementation) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)
 
 
 def _check(

@@ -11,13 +11,12 @@ Legend: T tokens of a block, D columns of a block, H heads, A agents, S states; 
 m_ masks, b_ block values.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..hashing_kernel import absorb, finish, start_state
-from .tables import AgentTables, DocumentScores, NgramModel
+from .tables import AgentTables, DocumentScores, NgramModel, new_scores
 
 MAX_HEADS = 128
 """Heads the kernel serves: all values of a document stay in registers."""
@@ -130,14 +129,8 @@ def document_scores_fwd(
             f"the model has {model.num_heads} heads, the kernel serves {MAX_HEADS}; "
             "score on the CPU, or split the heads over two models"
         )
-    n, num_heads, num_agents = len(cu_seqlens) - 1, model.num_heads, agents.num_agents
-    device = tokens.device
-    scores = DocumentScores(
-        values=torch.empty(n, num_heads, dtype=torch.float32, device=device),
-        states=torch.empty(n, num_agents, dtype=torch.int32, device=device),
-        votes=torch.empty(n, num_agents, dtype=torch.float32, device=device),
-        total=torch.empty(n, dtype=torch.float32, device=device),
-    )
+    n, num_heads = len(cu_seqlens) - 1, model.num_heads
+    scores = new_scores(tokens, cu_seqlens, num_heads, agents.num_agents)
     if n == 0:
         return scores
     document_scores_fwd_kernel[(n,)](

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python face of the native document_scores: allocate, hand over views, call once."""
 
-import torch
 from torch import Tensor
 
 from .. import _native
-from .tables import AgentTables, DocumentScores, NgramModel
+from .tables import AgentTables, DocumentScores, NgramModel, new_scores
 
 
 def document_scores_native(
@@ -16,13 +15,7 @@ def document_scores_native(
     stored_states: Tensor | None,
 ) -> DocumentScores:
     """Score documents on the CPU; arguments as in document_scores, already checked."""
-    num_documents, num_agents = len(cu_seqlens) - 1, agents.num_agents
-    scores = DocumentScores(
-        values=torch.empty(num_documents, model.num_heads, dtype=torch.float32),
-        states=torch.empty(num_documents, num_agents, dtype=torch.int32),
-        votes=torch.empty(num_documents, num_agents, dtype=torch.float32),
-        total=torch.empty(num_documents, dtype=torch.float32),
-    )
+    scores = new_scores(tokens, cu_seqlens, model.num_heads, agents.num_agents)
     _native.document_scores(
         tokens.numpy(),
         cu_seqlens.numpy(),
@@ -46,6 +39,6 @@ def document_scores_native(
             scores.values.numpy(), scores.states.numpy(), scores.votes.numpy(), scores.total.numpy()
         ),
         0,
-        num_documents,
+        len(cu_seqlens) - 1,
     )
     return scores

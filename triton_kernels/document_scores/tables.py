@@ -165,6 +165,19 @@ class DocumentScores:
     total: Tensor
 
 
+def new_scores(
+    tokens: Tensor, cu_seqlens: Tensor, num_heads: int, num_agents: int
+) -> DocumentScores:
+    """Allocate the scores of packed documents, on the device of the tokens."""
+    n, device = cu_seqlens.shape[0] - 1, tokens.device
+    return DocumentScores(
+        values=torch.empty(n, num_heads, dtype=torch.float32, device=device),
+        states=torch.empty(n, num_agents, dtype=torch.int32, device=device),
+        votes=torch.empty(n, num_agents, dtype=torch.float32, device=device),
+        total=torch.empty(n, dtype=torch.float32, device=device),
+    )
+
+
 def check_devices(tables: NgramModel | AgentTables) -> None:
     """Raise ValueError unless all tensors of a table lie on one device."""
     named = {field.name: getattr(tables, field.name) for field in fields(tables)}
