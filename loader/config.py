@@ -97,6 +97,8 @@ class LoaderConfig:
     """"substitute" goes on without a shard that stays corrupt, and records it."""
     fetch_threads: int | None = None
     """Shards fetched at a time and held ready beyond the window; None is the cores, 2 to 4."""
+    score_threads: int | None = None
+    """Threads that score candidates where that happens on the CPU; None is the cores, at most 4."""
     prefetch_batches: int | None = None
     """Batches made ahead; None makes 2 with a console, else 8."""
     batch_timeout_s: float = 900.0
@@ -132,6 +134,7 @@ class LoaderConfig:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         optional = {"num_slots": 1, "epoch_batches": 1, "seed": 0, "num_strands": 1}
         optional |= {"fetch_threads": 1, "prefetch_batches": 1, "cache_limit_bytes": 1}
+        optional |= {"score_threads": 1}
         for name, least in optional.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -224,6 +227,11 @@ class LoaderConfig:
     def num_fetch_threads(self) -> int:
         """Shards fetched at a time: more than cores would only take memory."""
         return self.fetch_threads or min(max(os.cpu_count() or 2, 2), 4)
+
+    @property
+    def num_score_threads(self) -> int:
+        """Threads that score candidates on the CPU."""
+        return self.score_threads or min(os.cpu_count() or 1, 4)
 
     @property
     def depth(self) -> int:

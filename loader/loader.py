@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -73,13 +74,14 @@ class _Batches(IterableDataset[Batch]):
 
 
 class _Threads:
-    """What has to be joined: the thread that makes batches, and those that fetch shards."""
+    """What has to be joined: those that make batches, score candidates and fetch shards."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._pid = os.getpid()
         self._dropped: list[Ahead[Step]] = []
         self.ahead: Ahead[Step] | None = None
+        self._scorers: ThreadPoolExecutor | None = None
         self.is_closed = False
         # A thread that comes out of native code while the interpreter ends would abort the process.
         atexit.register(self.close)
@@ -88,6 +90,12 @@ class _Threads:
     def are_here(self) -> bool:
         """Whether this is the process that started them: a fork carries no threads over."""
         return os.getpid() == self._pid
+
+    def scorers(self, num: int) -> ThreadPoolExecutor:
+        """Return the threads that score candidates."""
+        if self._scorers is None:
+            self._scorers = ThreadPoolExecutor(num, "moot-score")
+        return self._scorers
 
     def stop(self) -> None:
         """Stop making batches."""
@@ -114,6 +122,8 @@ class _Threads:
         self._source.close()  # ends what they wait for
         while self._dropped:
             self._dropped.pop().close()
+        if self._scorers is not None:
+            self._scorers.shutdown()
 
     def abandon(self) -> None:
         """Stop everything without waiting; may be called from any thread."""
@@ -123,6 +133,8 @@ class _Threads:
         threads = self._source.cache.abandon()
         self.drop()
         threads += [ahead.abandon() for ahead in self._dropped]
+        if self._scorers is not None:
+            self._scorers.shutdown(wait=False)
         atexit.register(_join, threads)
 
 
@@ -302,6 +314,7 @@ class Loader(DataLoader[Batch]):
                 self.console,
                 self._agents,
                 self._buffers.allocate,
+                self._scorers(),
             )
             self._threads.ahead = Ahead(
                 self._maker.make,
@@ -311,6 +324,14 @@ class Loader(DataLoader[Batch]):
                 timeout_s=self.config.batch_timeout_s,
             )
         return self._threads.ahead
+
+    def _scorers(self) -> ThreadPoolExecutor | None:
+        """The threads that share the native scoring, where there is any."""
+        config = self.config
+        is_native = config.device == "cpu" and config.implementation in ("auto", "native")
+        if self.console is None or not is_native or config.num_score_threads == 1:
+            return None
+        return self._threads.scorers(config.num_score_threads)
 
     def _planner(self, mosaic: MosaicRun | None) -> Planner:
         if mosaic is not None:

@@ -10,6 +10,7 @@ itself costs one native call and little else.
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
@@ -34,6 +35,7 @@ from .batches import (
     make_batch,
     make_narrow,
 )
+from .choosing import DeviceChoice, Returning, segment_borders, stored_states
 from .config import LoaderConfig
 from .console import Console, Policy
 from .errors import ShardError, StorageError
@@ -44,8 +46,10 @@ Result = TypeVar("Result", DocumentScores, Selection)
 
 BLOCK_STEPS = 64  # of a plan, at most
 _BLOCK_PIECES = 1 << 14
+_SCORE_PARTS = 8  # of a step's candidates, to be shared by threads
 _NO_TOKENS = np.empty(0, np.uint16)
 _NO_START = np.empty(0, np.int64)
+_NOTHING_KEPT = Kept(_NO_START, _NO_START, _NO_START)
 
 
 class Planner(Protocol):
@@ -72,7 +76,8 @@ class Step:
     `table` is the cursor behind this step, `num_tokens` what the local batch holds and `room` what
     it could hold.
     `scores`, `selection` and `policy` are None without a console. `lost` are the shards that this
-    step and those behind it do without.
+    step and those behind it do without. Where `returning` is set, `kept`, `scores`, `selection` and
+    `num_tokens` are not known before `StepMaker.receive`.
     """
 
     step: int
@@ -88,6 +93,7 @@ class Step:
     num_tokens: int
     room: int
     lost: tuple[LostShard, ...] = ()
+    returning: Returning | None = None
 
 
 def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
@@ -168,6 +174,7 @@ class StepMaker:
         console: Console | None,
         agents: AgentSet | None,
         allocate: Callable[[int], np.ndarray],
+        scorers: ThreadPoolExecutor | None = None,
     ) -> None:
         rank, world_size = config.ranks
         local = layout.num_slots // world_size
@@ -175,6 +182,7 @@ class StepMaker:
         self._config = config
         self._console = console
         self._agents = agents
+        self._scorers = scorers
         self._slots = range(rank * local, (rank + 1) * local)
         self._layout = BatchLayout(
             slots=local, rows_per_slot=layout.rows_per_slot, row_tokens=layout.row_tokens
@@ -182,6 +190,11 @@ class StepMaker:
         self._copy = DeviceCopy(config.device, config.pin_memory, allocate)
         # What int64 cannot hold is refused where it is packed.
         self._is_narrow = self._copy.crosses and np.can_cast(source.stored_dtype, np.int64)
+        # implementation="triton" on the CPU takes the device's way too: so the interpreter runs it.
+        takes_device = self._copy.crosses or config.implementation == "triton"
+        self._choice: DeviceChoice | None = None
+        if agents is not None and takes_device and np.can_cast(source.stored_dtype, np.int64):
+            self._choice = DeviceChoice(source, agents, config, self._layout, self._copy)
         self._planner = planner
         self._block: _Local | None = None
         self._block_steps = 1  # the first batch waits for no more than it needs
@@ -196,8 +209,21 @@ class StepMaker:
         return self._choose(step, block, self._console.policy(step))
 
     def receive(self, step: Step) -> dict[str, torch.Tensor]:
-        """Hand the batch over to the caller's stream."""
+        """Hand the batch over to the caller's stream, and settle what returned of it."""
+        if step.returning is not None:
+            self._settle(step, step.returning)
         return self._copy.receive(step.batch, step.copied)
+
+    def _settle(self, step: Step, returning: Returning) -> None:
+        """Fill in what the device decided; the host waits for the loader's stream at most."""
+        assert self._choice is not None
+        step.scores, step.selection = returning.settled()
+        step.kept = self._choice.kept(step.selection, _length(step.candidates, step.lost))
+        step.num_tokens = int(step.kept.length.sum())
+        if "cu_seqlens" in self._config.fields:
+            borders = segment_borders(step.kept, self._layout)
+            step.batch["cu_seqlens"] = self._copy.put(borders)  # on the caller's stream
+        step.returning = None
 
     def _plan(self, step: int) -> _Local:
         self._source.forget_lengths()
@@ -261,9 +287,15 @@ class StepMaker:
             self._source.token_dtype,
         )
         started = time.perf_counter()
-        lost, length = self._source.lost, candidates.length
-        if lost:  # a piece without a token takes no other one's place
-            length = np.where(is_lost(lost, candidates.shard), 0, length)
+        lost = self._source.lost
+        length = _length(candidates, lost)
+        if self._choice is not None:
+            seed = self._noise_seed(step)
+            batch, copied, returning = self._choice.choose(candidates, length, policy, seed)
+            select_s, table = time.perf_counter() - started, block.tables[step - block.first_step]
+            unknown = (_NOTHING_KEPT, None, None, policy, select_s, 0)
+            room = self._layout.tokens
+            return Step(step, batch, copied, table, candidates, *unknown, room, lost, returning)
         scores, selection = self._select(step, candidates, length, policy)
         chosen = self._chosen(candidates, selection)
         select_s = time.perf_counter() - started
@@ -310,7 +342,7 @@ class StepMaker:
     ) -> tuple[DocumentScores, Selection]:
         assert self._agents is not None
         how, device = self._config.implementation, self._config.device
-        scores = score(self._source, self._agents, candidates, policy, how, device)
+        scores = score(self._source, self._agents, candidates, policy, how, device, self._scorers)
         shape = (self._layout.slots, -1)
         selection = select(
             scores.votes.view(*shape, scores.votes.shape[1]),
@@ -319,13 +351,17 @@ class StepMaker:
             _tensor(candidates.piece_ids(), device).view(shape),
             shift=_tensor(policy.shift, device),
             scale=_tensor(policy.scale, device),
-            seed=mix64(self._config.seed ^ mix64(step)) >> 1,  # noise and ties differ by step
+            seed=self._noise_seed(step),
             temperature=policy.temperature,
             max_count=None,
             budget_tokens=self._layout.slot_tokens,
             implementation=how,
         )
         return _on_cpu(scores), _on_cpu(selection)
+
+    def _noise_seed(self, step: int) -> int:
+        """Noise and ties differ by step."""
+        return mix64(self._config.seed ^ mix64(step)) >> 1
 
     def _chosen(self, candidates: Candidates, selection: Selection) -> list[np.ndarray]:
         """List each slot's kept candidates in stream order, the one cut to fit last."""
@@ -344,25 +380,37 @@ def score(
     policy: Policy,
     implementation: Implementation = "auto",
     device: str = "cpu",
+    scorers: ThreadPoolExecutor | None = None,
 ) -> DocumentScores:
     """Score candidate pieces under a policy: every agent's state and vote.
 
-    On a CUDA device the tokens cross the bus once, as stored, and the Triton kernel runs.
+    On a CUDA device the tokens cross the bus once, as stored, and the Triton kernel runs. On the
+    CPU the threads of `scorers` share the pieces; a piece's scores do not depend on how.
     """
-    columns = {
-        agent.column: source.scalars(agent.column, candidates.shard, candidates.row)
-        for agent in agents.agents
-        if agent.kind == "stored" and agent.column is not None
-    }
-    stored = agents.stored_states(columns, len(candidates.length))
-    return document_scores(
-        _tensor(candidates.tokens, device),
-        _tensor(candidates.start, device),
-        agents.model.to(device),
-        agents.tables(policy.memory, policy.theta).to(device),
-        _tensor(stored, device),
-        implementation=implementation,
-    )
+    stored = _tensor(stored_states(source, agents, candidates), device)
+    tokens, start = _tensor(candidates.tokens, device), _tensor(candidates.start, device)
+    model = agents.model.to(device)
+    tables = agents.tables(policy.memory, policy.theta).to(device)
+
+    def run(first: int, last: int) -> DocumentScores:
+        some, borders = stored[first:last], start[first : last + 1]
+        return document_scores(tokens, borders, model, tables, some, implementation=implementation)
+
+    num = len(candidates.length)
+    if scorers is None or num < 2:
+        return run(0, num)
+    parts = candidates.start[-1] * np.arange(_SCORE_PARTS + 1) // _SCORE_PARTS
+    cuts = np.unique(np.searchsorted(candidates.start, parts).clip(0, num)).tolist()
+    scored = list(scorers.map(run, cuts[:-1], cuts[1:]))
+    columns_of = (item.name for item in fields(DocumentScores))
+    return DocumentScores(*(torch.cat([getattr(part, c) for part in scored]) for c in columns_of))
+
+
+def _length(candidates: Candidates, lost: tuple[LostShard, ...]) -> np.ndarray:
+    """Return the candidates' lengths; a piece of a lost shard has none and takes no one's place."""
+    if not lost:
+        return candidates.length
+    return np.where(is_lost(lost, candidates.shard), 0, candidates.length)
 
 
 def _tensor(array: np.ndarray, device: str) -> torch.Tensor:

@@ -91,6 +91,17 @@ def test_two_loaders_of_one_seed_read_the_same(corpus, console):
         assert run(first, 3) != run(second, 3)
 
 
+def test_threads_that_share_the_scoring_change_nothing_and_are_joined(corpus):
+    seen = []
+    for num in (1, 3):
+        with open_loader(corpus, console_config(), score_threads=num) as loader:
+            seen.append((run(loader, 8), loader.state_dict()))
+            names = [thread.name for thread in threading.enumerate()]
+            assert any(name.startswith("moot-score") for name in names) == (num > 1)
+        assert not any(thread.name.startswith("moot-score") for thread in threading.enumerate())
+    assert seen[0] == seen[1]
+
+
 def test_without_a_console_every_token_is_read_once_an_epoch(corpus):
     lengths = random_lengths(NUM_SAMPLES)
     read = np.zeros(NUM_SAMPLES, dtype=int)
