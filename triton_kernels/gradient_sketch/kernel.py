@@ -10,7 +10,7 @@ writes the product of the projections. Chunk c of document i stands in slot
 cu[i] // BLOCK_T + i + c: slots never collide, there are T // BLOCK_T + N of them, and the launch
 needs to know nothing else of the lengths. Mathematics: docs/ops/gradient_sketch.md.
 
-Legend: T tokens, I inputs, O outputs, P and Q their ranks, D a width, R a rank, N documents;
+Legend: T tokens, IN inputs, OUT outputs, P and Q their ranks, D a width, R a rank, N documents;
 o_ offsets, m_ masks, p_ pointers, b_ block values.
 """
 
@@ -91,15 +91,16 @@ def project(
 @triton.jit(do_not_specialize=["N"])
 def gradient_sketch_fwd_kernel(
     activations, output_grads, input_projection, output_projection, cu_seqlens, partials,
-    T, N, I, O, P, Q,
-    EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, UPCAST: tl.constexpr, SEARCH: tl.constexpr,
+    T, N, IN, OUT, P, Q,
+    EVEN_IN: tl.constexpr, EVEN_OUT: tl.constexpr, UPCAST: tl.constexpr, SEARCH: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
     """Write partials[slot] = sum over the tokens of one chunk of (b_t Q) (a_t P)^T."""
     dtype: tl.constexpr = partials.dtype.element_ty
     i_s = tl.program_id(0)
     i_n = last_started(cu_seqlens, i_s, T, N, BLOCK_T, SEARCH)
-    begin = tl.maximum(tl.load(cu_seqlens + i_n, mask=i_n >= 0, other=0), 0)
+    begin = tl.load(cu_seqlens + i_n, mask=i_n >= 0, other=0)
+    begin = tl.minimum(tl.maximum(begin, 0), T)
     end = tl.minimum(tl.load(cu_seqlens + i_n + 1, mask=i_n >= 0, other=0), T)
     first = begin + (i_s - begin // BLOCK_T - i_n) * BLOCK_T
     if first >= end:
@@ -108,12 +109,12 @@ def gradient_sketch_fwd_kernel(
     m_t = o_t < end
     o_p, o_q = tl.arange(0, BLOCK_P), tl.arange(0, BLOCK_Q)
     b_right = project(
-        activations, input_projection, o_t, m_t, o_p, I, P,
-        EVEN_I, UPCAST, dtype, BLOCK_T, BLOCK_D, BLOCK_P,
+        activations, input_projection, o_t, m_t, o_p, IN, P,
+        EVEN_IN, UPCAST, dtype, BLOCK_T, BLOCK_D, BLOCK_P,
     )  # fmt: skip
     b_left = project(
-        output_grads, output_projection, o_t, m_t, o_q, O, Q,
-        EVEN_O, UPCAST, dtype, BLOCK_T, BLOCK_D, BLOCK_Q,
+        output_grads, output_projection, o_t, m_t, o_q, OUT, Q,
+        EVEN_OUT, UPCAST, dtype, BLOCK_T, BLOCK_D, BLOCK_Q,
     )  # fmt: skip
     b_sketch = tl.dot(tl.trans(b_left), b_right, input_precision="ieee", out_dtype=dtype)
     p_out = partials + i_s.to(tl.int64) * P * Q + o_q[:, None] * P + o_p[None, :]
@@ -186,8 +187,8 @@ def constants(
     block_t, block_d, num_warps, num_stages = tile
     block_p, block_q = (max(16, triton.next_power_of_2(rank)) for rank in ranks)
     return {
-        "EVEN_I": widths[0] % block_d == 0,
-        "EVEN_O": widths[1] % block_d == 0,
+        "EVEN_IN": widths[0] % block_d == 0,
+        "EVEN_OUT": widths[1] % block_d == 0,
         "UPCAST": row == 0 and dtype == torch.bfloat16,
         "SEARCH": SEARCH,
         "BLOCK_T": block_t,

@@ -16,16 +16,15 @@ def make_case(row, dtype, widths, ranks=(64, 64)):
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     names = ("activations", "output_grads", "input_projection", "output_projection")
     types = dict.fromkeys(names, f"*{TRITON[dtype]}")
-    types |= {"cu_seqlens": "*i64"} | dict.fromkeys(("T", "N", "I", "O", "P", "Q"), "i32")
+    types |= {"cu_seqlens": "*i64"} | dict.fromkeys(("T", "N", "IN", "OUT", "P", "Q"), "i32")
     types["partials"] = f"*{TRITON[torch.promote_types(dtype, torch.float32)]}"
-    shape = "x".join(str(size) for size in (*widths, *ranks))
+    sizes = dict(zip(("IN", "OUT", "P", "Q"), (*widths, *ranks), strict=True))
+    shape = "x".join(str(size) for size in sizes.values())
     return Case(
         name=f"gradient_sketch-{TRITON[dtype]}-{shape}", kernel=kernel.gradient_sketch_fwd_kernel,
         types=types, constants=constants, options=options, capabilities=(row,),
         tensor_core=dtype.itemsize == 2,
-        divisible=tuple(
-            name for name, size in zip("IOPQ", (*widths, *ranks), strict=True) if size % 16 == 0
-        ),
+        divisible=tuple(name for name, size in sizes.items() if size % 16 == 0),
     )  # fmt: skip
 
 
