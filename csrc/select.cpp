@@ -191,13 +191,13 @@ class Row {
                   (quotas.budget_tokens != nullptr && tokens > quotas.budget_tokens[base + group]);
       }
       if (is_over) {
-        spare_[num_over++] = position;
+        spare_[num_over++] = join(static_cast<std::uint32_t>(position), position);
       } else {
         keys_[num_open++] = keys_[i];
       }
     }
-    std::sort(spare_, spare_ + num_over);
     std::copy_n(spare_, num_over, keys_ + num_open);
+    sort_by_high_half(keys_ + num_open, spare_, num_over);  // by position
     if (num_over > 1) break_ties(num_open, num_present_);
     return num_open;
   }

@@ -20,9 +20,9 @@ from .candidates import (
     Quotas,
     Rule,
     Selection,
-    check_finite,
     check_quotas,
     check_scores,
+    check_weights,
     new_outputs,
 )
 
@@ -91,7 +91,7 @@ def select(
     choose(implementation, votes.device)
     looks = votes.device.type == "cpu" and not torch.compiler.is_compiling()
     if looks:
-        check_finite(candidates)
+        check_weights(candidates)
         if quotas is not None:
             check_quotas(quotas)
     groups = (None,) * 3 if quotas is None else _flat(quotas)
@@ -176,5 +176,6 @@ def _check(candidates: Candidates, quotas: Quotas | None) -> None:
     for name, value in given.items():
         if value is not None and value.device != candidates.votes.device:
             raise ValueError(
-                f"{name} lies on {value.device}, votes on {candidates.votes.device}; move them to one"
+                f"{name} lies on {value.device}, votes on {candidates.votes.device}; move them to "
+                "one"
             )

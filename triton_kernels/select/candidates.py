@@ -4,6 +4,7 @@
 Legend: S rows (slots), C candidates a row, A agents, G groups.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -127,20 +128,12 @@ def new_outputs(candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def check_finite(candidates: Candidates) -> None:
-    """Raise ValueError for a vote, weight or setting that is not finite; looks at the data."""
+def check_weights(candidates: Candidates) -> None:
+    """Raise ValueError for a weight or setting that is not finite; looks at the data."""
     for name in ("theta", "shift", "scale"):
         value = getattr(candidates, name)
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} is {value.tolist()}; every entry must be finite")
-    wrong = ~torch.isfinite(candidates.votes) & (candidates.lengths >= 0)[:, :, None]
-    if bool(wrong.any()):
-        row, candidate, agent = (int(place) for place in wrong.nonzero()[0])
-        vote = float(candidates.votes[row, candidate, agent])
-        raise ValueError(
-            f"votes[{row}, {candidate}, {agent}] is {vote}; a vote must be finite: check the "
-            f"memory of agent {agent}"
-        )
 
 
 def check_quotas(quotas: Quotas) -> None:
@@ -158,10 +151,20 @@ def check_quotas(quotas: Quotas) -> None:
 
 
 def check_scores(candidates: Candidates, scores: Tensor) -> None:
-    """Raise ValueError for a score that overflowed; looks at the data."""
+    """Raise ValueError for a vote that is not finite or a score that overflowed; looks at the data.
+
+    A vote that is not finite makes its score so, whatever its weight: the votes need no look of
+    their own.
+    """
     wrong = ~torch.isfinite(scores) & (candidates.lengths >= 0)
     if bool(wrong.any()):
         row, candidate = (int(place) for place in wrong.nonzero()[0])
+        for agent, vote in enumerate(candidates.votes[row, candidate].tolist()):
+            if not math.isfinite(vote):
+                raise ValueError(
+                    f"votes[{row}, {candidate}, {agent}] is {vote}; a vote must be finite: check "
+                    f"the memory of agent {agent}"
+                )
         raise ValueError(
             f"the score of candidate {candidate} in row {row} is {float(scores[row, candidate])}: "
             "votes times theta times scale overflow float32; bring theta or scale down"

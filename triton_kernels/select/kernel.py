@@ -26,7 +26,6 @@ from .level_kernels import (
 )
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """Constants of the launches.
@@ -108,8 +107,9 @@ def _select_by_levels(
     scored, drawn = _arguments(candidates, rule)
     keys = torch.empty_like(candidates.ids)
     select_score_kernel[(num_rows, triton.cdiv(num_candidates, shapes.score["BLOCK_C"]))](
-        *scored, keys, scores, *drawn, num_candidates, **_constants(candidates, rule), **shapes.score
-    )
+        *scored, keys, scores, *drawn, num_candidates,
+        **_constants(candidates, rule), **shapes.score,
+    )  # fmt: skip
     tiles = [torch.empty_like(keys), torch.empty_like(keys), torch.empty_like(order)]
     tiles.append(torch.empty_like(keys))
     merge_grid = (num_rows, triton.cdiv(num_candidates, shapes.merge["BLOCK_I"]))

@@ -97,7 +97,7 @@ def count_before(
         o_probe = low + (half - 1)
         m_probe = m_i & (o_probe < size)
         p_probe = p_tile + o_probe
-        before = m_probe
+        before = o_probe < 0  # no candidate is before its group's start
         if not IS_START:
             b_key = tl.load(t_key + p_probe, mask=m_probe, other=0)
             m_tie = m_probe & (b_key == i_key)
@@ -106,11 +106,7 @@ def count_before(
             before = is_before(b_key, b_id, b_place, i_key, i_id, i_place)
         if BY_GROUP:
             b_group = tl.load(t_group + p_probe, mask=m_probe, other=0)
-            same = b_group == i_group
-            if IS_START:
-                before = b_group < i_group
-            else:
-                before = (b_group < i_group) | (same & before)
+            before = (b_group < i_group) | ((b_group == i_group) & before)
         low += tl.where(m_probe & before, half, 0)
     return low
 

@@ -30,14 +30,18 @@ def make_call(seed, lengths):
     return (tokens, cu_seqlens, indices, count), options
 
 
+def check_one(seed, lengths):
+    arguments, options = make_call(seed, lengths)
+    native = gather_documents(*arguments, **options)
+    inputs = [to_cuda(value) for value in arguments]
+    for packed in without_waiting(lambda: gather_documents(*inputs, **options)):
+        assert torch.equal(packed.tokens.cpu().long(), native.tokens.long())
+        assert torch.equal(packed.cu_seqlens.cpu(), native.cu_seqlens)
+        if native.position_ids is not None:
+            assert torch.equal(packed.position_ids.cpu(), native.position_ids)
+
+
 def check():
     for seed in range(12):
         for lengths in LENGTHS:
-            arguments, options = make_call(seed, lengths)
-            native = gather_documents(*arguments, **options)
-            inputs = [to_cuda(value) for value in arguments]
-            for packed in without_waiting(lambda: gather_documents(*inputs, **options)):  # noqa: B023
-                assert torch.equal(packed.tokens.cpu().long(), native.tokens.long())
-                assert torch.equal(packed.cu_seqlens.cpu(), native.cu_seqlens)
-                if native.position_ids is not None:
-                    assert torch.equal(packed.position_ids.cpu(), native.position_ids)
+            check_one(seed, lengths)
