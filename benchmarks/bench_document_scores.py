@@ -6,8 +6,8 @@
 On the CPU the documents are the demo corpus's, the model is its fitted one, and a wider one. The
 rival is fastText's predict at the same orders, dimension and number of buckets, once on the words
 of the text, as people use it, and once on the token ids as words, so that both read the same
-n-grams. The floor is a plain copy of as many bytes as table rows are read. On CUDA the documents are
-random; the rival is torch's embedding_bag with the buckets given. The gate: bits of the reference.
+n-grams. The floor is a plain copy of as many bytes as table rows are read. On CUDA the documents
+are random; the rival is torch's embedding_bag, buckets given. The gate: bits of the reference.
 """
 
 import math

@@ -3,6 +3,7 @@
 
 from .batch import (
     FIELDS,
+    IGNORED,
     BatchLayout,
     Kept,
     Placement,
@@ -16,6 +17,7 @@ from .gather import Candidates, Place, gather_candidates
 
 __all__ = [
     "FIELDS",
+    "IGNORED",
     "BatchLayout",
     "Candidates",
     "DeviceCopy",

@@ -7,11 +7,13 @@ caching allocator, which hands none out again before a copy from it has ended. D
 to the copy stream, which takes none back before the caller's stream is done: `receive` tells it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
+Queue = AbstractContextManager[object]
 Finish = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 _TORCH_DTYPES = {
     name: getattr(torch, name)
@@ -79,6 +81,40 @@ class DeviceCopy:
             event = torch.cuda.Event()
             event.record(self._stream)
         return sent, event
+
+    def queued(self) -> Queue:
+        """Queue what is done inside on the copy stream; without a device, do it at once."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def mark(self) -> torch.cuda.Event | None:
+        """Return an event behind all that is queued by now."""
+        if self._stream is None:
+            return None
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return event
+
+    def put(self, array: np.ndarray) -> torch.Tensor:
+        """Queue the copy of an array to the device, in the current stream.
+
+        The array is staged in pinned memory, so the host waits for nothing and may change it.
+        """
+        tensor = torch.from_numpy(array)
+        if self._stream is None:
+            return tensor
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor).to(self.device, non_blocking=True)
+
+    def bring(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Queue copies to the host; call it inside `queued`, and `mark` behind it."""
+        if self._stream is None:
+            return list(tensors)
+        return [
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+                tensor, non_blocking=True
+            )
+            for tensor in tensors
+        ]
 
     def receive(
         self, batch: dict[str, torch.Tensor], event: torch.cuda.Event | None
