@@ -19,10 +19,11 @@ def _run_layers(
     implementation: str,
 ) -> Tensor:
     """Return [L, T]."""
-    run = reference.layer_influences
     if _takes_kernel(implementation, output_grads[0]):
-        from .kernel import ghost_influence_fwd as run
-    return run(activations, output_grads, directions, bias_directions)
+        from .kernel import ghost_influence_fwd
+
+        return ghost_influence_fwd(activations, output_grads, directions, bias_directions)
+    return reference.layer_influences(activations, output_grads, directions, bias_directions)
 
 
 def _fake_layers(
@@ -45,10 +46,11 @@ def _run_scale(
     implementation: str,
 ) -> Tensor:
     """Return [T]."""
-    run = reference.scale_influence
     if _takes_kernel(implementation, output_grads):
-        from .rows_kernel import scale_influence_fwd as run
-    return run(normalised, output_grads, direction, bias_direction)
+        from .rows_kernel import scale_influence_fwd
+
+        return scale_influence_fwd(normalised, output_grads, direction, bias_direction)
+    return reference.scale_influence(normalised, output_grads, direction, bias_direction)
 
 
 def _fake_scale(
@@ -66,10 +68,11 @@ def _run_embedding(
     tokens: Tensor, output_grads: Tensor, direction: Tensor, implementation: str
 ) -> Tensor:
     """Return [T]."""
-    run = reference.embedding_influence
     if _takes_kernel(implementation, output_grads):
-        from .rows_kernel import embedding_influence_fwd as run
-    return run(tokens, output_grads, direction)
+        from .rows_kernel import embedding_influence_fwd
+
+        return embedding_influence_fwd(tokens, output_grads, direction)
+    return reference.embedding_influence(tokens, output_grads, direction)
 
 
 def _fake_embedding(
@@ -82,10 +85,11 @@ def _fake_embedding(
 
 def _run_sums(partials: Tensor, cu_seqlens: Tensor, implementation: str) -> Tensor:
     """Return [N] from partials [L, T]."""
-    run = reference.document_sums
     if _takes_kernel(implementation, partials):
-        from .rows_kernel import document_sums_fwd as run
-    return run(partials, cu_seqlens)
+        from .rows_kernel import document_sums_fwd
+
+        return document_sums_fwd(partials, cu_seqlens)
+    return reference.document_sums(partials, cu_seqlens)
 
 
 def _fake_sums(partials: Tensor, cu_seqlens: Tensor, implementation: str) -> Tensor:
