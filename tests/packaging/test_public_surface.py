@@ -15,6 +15,7 @@ NAMES = {
         "AgentTables",
         "CentroidBank",
         "DocumentScores",
+        "HeadInfluence",
         "LogRatioTable",
         "NgramModel",
         "Novelty",
@@ -28,8 +29,11 @@ NAMES = {
         "ngram_log_ratio",
         "novelty",
         "gradient_sketch",
+        "head_influence",
         "select",
+        "sequence_loss",
         "sketch_projection",
+        "token_losses",
     },
     "moot.loader": {
         "AgentError",
@@ -51,6 +55,15 @@ NAMES = {
         "open_corpus",
     },
     "moot.trainer": set(),  # its modules are named one by one: model, feedback, train, ...
+    "moot.trainer.feedback": {
+        "Feedback",
+        "FeedbackConfig",
+        "GhostCapture",
+        "Influence",
+        "ReferenceGradient",
+        "check_document_mask",
+        "precondition",
+    },
 }
 PACKAGES = {
     "moot.loader",
@@ -76,9 +89,11 @@ PACKAGES = {
     "moot.triton_kernels.gather_documents",
     "moot.triton_kernels.ghost_influence",
     "moot.triton_kernels.gradient_sketch",
+    "moot.triton_kernels.head_influence",
     "moot.triton_kernels.ngram_log_ratio",
     "moot.triton_kernels.novelty",
     "moot.triton_kernels.select",
+    "moot.triton_kernels.sequence_loss",
 }
 COMMANDS = {
     "": "--debug",

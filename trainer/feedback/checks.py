@@ -16,6 +16,7 @@ from ..rows import Rows
 from .capture import GhostCapture
 from .reference import pass_gradients
 from .scratch import Scratch
+from .sharding import inner
 
 MASK_TOKENS = 8
 """Tokens of the neighbour, and of the document behind it."""
@@ -52,7 +53,7 @@ def check_shares(model: nn.Module, capture: GhostCapture, rows: Rows) -> None:
     """Refuse models whose shares do not add up to <G, gradient>.
 
     Args:
-        model: the captured model, hooks not in place.
+        model: the captured model.
         capture: with the directions of this refresh.
         rows: a few rows on the model's device.
 
@@ -61,12 +62,8 @@ def check_shares(model: nn.Module, capture: GhostCapture, rows: Rows) -> None:
     """
     parameters = list(capture.directions)
     _, gradients = pass_gradients(model, rows, parameters, Scratch())
-    exact = sum(
-        float((gradient.double() * capture.directions[parameter]).sum())
-        for parameter, gradient in zip(parameters, gradients, strict=True)
-    )
-    with capture.hooked():
-        shares = capture.shares(rows)
+    exact = inner(gradients, capture.directions.values())
+    shares = capture.shares(rows)
     total, mass = float(shares.sum()), float(shares.abs().sum())
     if abs(total - exact) > _tolerance(capture.dtype, 1e-3, 3e-2) * mass:
         raise RuntimeError(

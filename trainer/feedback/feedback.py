@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from ...loader.errors import ConfigError
 from ..rows import Rows, pack, predicted_tokens
 from ..untouched import untouched
-from .capture import GhostCapture, check_supported
+from .capture import GhostCapture
 from .checks import check_document_mask, check_shares
+from .layers import check_supported
 from .per_sample import cosine_rewards
 from .reference import (
     ReferenceGradient,
@@ -34,6 +35,7 @@ from .reference import (
     reference_gradient,
     without_baseline,
 )
+from .sharding import inner, is_sharded, most_of_ranks, reshard, unwrapped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,11 +104,16 @@ class Feedback:
         optimizer: torch.optim.Optimizer | None,
         config: FeedbackConfig,
     ) -> None:
+        self._model = unwrapped(model)
         if config.reward == "inner":
-            check_supported(model)
+            check_supported(self._model)
+        elif is_sharded(self._model):
+            raise ConfigError(
+                'reward = "cosine" takes the gradient of each document, which a model sharded by '
+                'fully_shard cannot give rank by rank; take reward = "inner"'
+            )
         self.config = config
         self.last: dict[str, float] = {}
-        self._model = model
         self._optimizer = optimizer
         self._reference: list[np.ndarray] = []
         self._is_checked = False
@@ -152,6 +159,7 @@ class Feedback:
         if not self._reference:
             raise ConfigError("no reference set: call set_reference(documents) before rewards()")
         probes = self._split(np.asarray(tokens), np.asarray(cu_seqlens))
+        reshard(self._model)
         with untouched(self._model):
             reference_rows = pack(self._draw(refresh), self.config.seq_len)
             reference = reference_gradient(self._model, reference_rows, self._pass_tokens)
@@ -186,12 +194,9 @@ class Feedback:
         baseline: ReferenceGradient | None,
     ) -> np.ndarray:
         """Return <P g_ref, g_x> per predicted token, [n] float64."""
-        check_supported(self._model)
         directions, num_unstepped = precondition(self._optimizer, reference, self.config.damping)
         self.last["unstepped_parameters"] = float(num_unstepped)
-        self.last["influence"] = sum(
-            float((reference.gradients[p].double() * g).sum()) for p, g in directions.items()
-        )
+        self.last["influence"] = inner(reference.gradients.values(), directions.values())
         if baseline is not None:
             base, _ = precondition(self._optimizer, baseline, self.config.damping)
             directions = without_baseline(directions, base, baseline)
@@ -199,13 +204,20 @@ class Feedback:
         capture = GhostCapture(self._model, directions)
         few_rows = next(reference_rows.passes(2 * self.config.seq_len, device))
         check_document_mask(self._model, few_rows)
+        reshard(self._model)
         if not self._is_checked:
             check_shares(self._model, capture, few_rows)
             self._is_checked = True
         sums = np.zeros(len(probes))
-        with capture.hooked():
-            for rows in pack(probes, self.config.seq_len).passes(self._pass_tokens, device):
-                rows.add_document_sums(capture.shares(rows).sum(0), sums)
+        passes = list(pack(probes, self.config.seq_len).passes(self._pass_tokens, device))
+        # Every pass of a sharded model gathers parameters from all ranks: all run as many.
+        num_idle = 0
+        if is_sharded(self._model):
+            num_idle = most_of_ranks(len(passes), device) - len(passes)
+        for rows in passes:
+            rows.add_document_sums(capture.shares(rows).sum(0), sums)
+        for _ in range(num_idle):
+            capture.shares(few_rows)
         return sums / np.maximum(self._predicted(probes), 1)
 
     def _split(self, tokens: np.ndarray, cu_seqlens: np.ndarray) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ from ..cross_entropy import loss_and_gradient
 from ..model import autocast
 from ..rows import Rows, pack
 from .scratch import Scratch
+from .sharding import inner, is_sharded, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,11 @@ def reference_gradient(model: nn.Module, rows: Rows, max_tokens: int) -> Referen
     for part in rows.passes(max_tokens, parameters[0].device):
         part_loss, gradients = pass_gradients(model, part, parameters, scratch)
         summed_loss += part_loss
-        torch._foreach_add_(totals, gradients)
-    torch._foreach_div_(totals, float(rows.num_predicted))
+        # One by one: parameters that are sharded and parameters that are not make no one list.
+        for total, gradient in zip(totals, gradients, strict=True):
+            total.add_(gradient)
+    for total in totals:
+        total.div_(float(rows.num_predicted))
     return ReferenceGradient(
         dict(zip(parameters, totals, strict=True)),
         summed_loss / rows.num_predicted,
@@ -67,15 +71,54 @@ def reference_gradient(model: nn.Module, rows: Rows, max_tokens: int) -> Referen
 def pass_gradients(
     model: nn.Module, rows: Rows, parameters: Sequence[nn.Parameter], scratch: Scratch
 ) -> tuple[float, list[Tensor]]:
-    """Return the summed loss of some rows (on the model's device) and its gradients."""
+    """Return the summed loss of some rows (on the model's device) and its gradients.
+
+    Of a model sharded by fully_shard, every rank gives the same rows, and gets its shards of the
+    gradients.
+    """
     with autocast(rows.input_ids.device):
         logits = model(rows.input_ids, rows.position_ids)
     logits_gradient = scratch.like(logits)
     losses = loss_and_gradient(logits, rows.labels, logits_gradient)
-    gradients = torch.autograd.grad(
-        logits, parameters, logits_gradient, allow_unused=True, materialize_grads=True
-    )
-    return float(losses.sum(dtype=torch.float64)), list(gradients)
+    take = _sharded_gradients if is_sharded(model) else _whole_gradients
+    return float(losses.sum(dtype=torch.float64)), take(logits, logits_gradient, parameters)
+
+
+def _whole_gradients(
+    logits: Tensor, logits_gradient: Tensor, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    try:
+        gradients = torch.autograd.grad(
+            logits, parameters, logits_gradient, allow_unused=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        if "Checkpointing is not compatible with .grad()" not in str(error):
+            raise
+        raise RuntimeError(
+            "the reference gradient cannot be taken through a reentrant checkpoint; use "
+            "activation checkpointing with use_reentrant=False"
+        ) from error
+    return list(gradients)
+
+
+def _sharded_gradients(
+    logits: Tensor, logits_gradient: Tensor, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """Let fully_shard reduce into `.grad`, and put back what stood there."""
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        logits.backward(logits_gradient)
+        if all(parameter.grad is None for parameter in parameters):
+            raise RuntimeError(
+                "fully_shard has reduced no gradient: measure between steps, with "
+                "set_requires_gradient_sync(True)"
+            )
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 def document_gradient(
@@ -109,7 +152,7 @@ def precondition(
                 f"a trainable parameter of shape {list(parameter.shape)} is in no group of the "
                 "optimizer; add it, or freeze it with requires_grad_(False)"
             )
-        denominator = _denominator(optimizer, parameter, group_of[parameter], damping)
+        denominator = adam_denominator(optimizer, parameter, group_of[parameter], damping)
         num_identity += denominator is None
         directions[parameter] = gradient if denominator is None else gradient / denominator
     return directions, num_identity
@@ -139,13 +182,17 @@ def without_baseline(
 
 def _inner(a: dict[nn.Parameter, Tensor], b: dict[nn.Parameter, Tensor]) -> float:
     """Add up the products of two sets of tensors, in fp64."""
-    return sum(float((a[p].double() * b[p].double()).sum()) for p in a)
+    return inner(a.values(), [b[p] for p in a])
 
 
-def _denominator(
+def adam_denominator(
     optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict, damping: float
 ) -> Tensor | None:
-    """Return sqrt(v_hat) + eps + damping, or None before the first step."""
+    """Return sqrt(v_hat) + eps + damping, or None before the first step.
+
+    Raises:
+        ConfigError: the optimiser is not of Adam's kind.
+    """
     if "betas" not in group or "eps" not in group:
         raise ConfigError(
             f'reward = "inner" reads Adam\'s second moment, and {type(optimizer).__name__} has '
@@ -158,5 +205,5 @@ def _denominator(
     second_moment = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1.0 - float(group["betas"][1]) ** steps
     corrected = second_moment / correction
-    floor = damping * float(corrected.mean().sqrt()) if damping else 0.0
+    floor = damping * float(whole(corrected.mean()).sqrt()) if damping else 0.0
     return corrected.sqrt_().add_(group["eps"] + floor)
