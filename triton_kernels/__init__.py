@@ -10,14 +10,17 @@ them.
 from .document_scores import AgentTables, DocumentScores, NgramModel, document_scores
 from .gather_documents import PackedDocuments, gather_documents
 from .gradient_sketch import gradient_sketch, sketch_projection
+from .head_influence import HeadInfluence, head_influence
 from .ngram_log_ratio import LogRatioTable, log_ratio_table, ngram_counts, ngram_log_ratio
 from .novelty import CentroidBank, Novelty, novelty
 from .select import Quotas, Selection, select
+from .sequence_loss import sequence_loss, token_losses
 
 __all__ = [
     "AgentTables",
     "CentroidBank",
     "DocumentScores",
+    "HeadInfluence",
     "LogRatioTable",
     "NgramModel",
     "Novelty",
@@ -27,10 +30,13 @@ __all__ = [
     "document_scores",
     "gather_documents",
     "gradient_sketch",
+    "head_influence",
     "log_ratio_table",
     "ngram_counts",
     "ngram_log_ratio",
     "novelty",
     "select",
+    "sequence_loss",
     "sketch_projection",
+    "token_losses",
 ]
