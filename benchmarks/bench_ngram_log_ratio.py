@@ -3,10 +3,11 @@
 
     python benchmarks/bench_ngram_log_ratio.py [--device cpu] [--quick] [--out FILE]
 
-Rivals on the CPU: the original's way (sha256 of every n-gram, a vector of counts, an inner product),
-and numpy at its best (our hash and a gather over the whole batch). On CUDA: torch's embedding_bag,
-which is handed the buckets. The floor is a plain copy of the bytes of tokens and table entries that
-are read. The gate: exact sums. The original hashes otherwise, so its sums are not compared.
+Rivals on the CPU: the original's way (sha256 of every n-gram, a vector of counts, an inner
+product), and numpy at its best (our hash and a gather over the whole batch). On CUDA: torch's
+embedding_bag, which is handed the buckets. The floor is a plain copy of the bytes of tokens and
+table entries that are read. The gate: exact sums. The original hashes otherwise, so its sums are
+not compared.
 """
 
 import hashlib

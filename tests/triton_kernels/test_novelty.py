@@ -34,7 +34,7 @@ def cosines(vectors, bank, dtype):
 def assert_close(result, vectors, bank):
     """Within twice the naive error and 4 ulp; the centroid named has a cosine that close.
 
-    The scale is that of the products which are added: a cosine near 0 may be the rest of large ones.
+    The scale is that of the products that are added: a cosine near 0 may be the rest of large ones.
     """
     exact = cosines(vectors, bank, torch.float64)
     naive = cosines(vectors, bank, torch.float32)
@@ -143,7 +143,7 @@ def test_vectors_without_a_direction(implementation):
     result = novelty(vectors, bank, implementation=implementation)
     assert result.similarity[1] == 0
     assert result.similarity[2:5].isnan().all()
-    assert (0 <= result.nearest).all() and (result.nearest < 40).all()
+    assert (result.nearest >= 0).all() and (result.nearest < 40).all()
     for i in (0, 5):
         assert result.similarity[i] == whole.similarity[i]
 
@@ -177,7 +177,7 @@ def test_every_output_is_written(poisoned_empty, implementation):
     vectors, bank = make_inputs(7, 21, 70, 20)
     result = novelty(vectors, bank, implementation=implementation)
     assert result.similarity.isfinite().all()
-    assert (0 <= result.nearest).all() and (result.nearest < 70).all()
+    assert (result.nearest >= 0).all() and (result.nearest < 70).all()
 
 
 @pytest.mark.parametrize("implementation", ["native", "triton"])

@@ -5,6 +5,8 @@ Native C++ on the CPU, one fused Triton kernel on CUDA, plain torch as the speci
 give the same bits. Mathematics and cost: docs/ops/document_scores.md.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -78,27 +80,26 @@ def document_scores(
     )  # fmt: skip
 
 
-def _run(*values: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _run(*values: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Score by the implementation that is named last; the registered op's flat arguments."""
-    model = NgramModel(*values[2:6], tuple(values[6]))  # type: ignore[arg-type]
-    agents = AgentTables(*values[7:13])  # type: ignore[arg-type]
-    tokens, cu_seqlens, stored_states = values[0], values[1], values[13]
-    assert isinstance(tokens, Tensor)
-    name = choose(str(values[14]), tokens.device)
+    tokens, cu_seqlens, table, heads, bias, scale, orders, *rest = values
+    model = NgramModel(table, heads, bias, scale, tuple(orders))
+    agents, stored_states = AgentTables(*rest[:6]), rest[6]
+    name = choose(rest[7], tokens.device)
     if name == "reference":
         run = document_scores_reference
     elif name == "native":
         from .native import document_scores_native as run
     else:
         from .kernel import document_scores_fwd as run
-    scores = run(tokens, cu_seqlens, model, agents, stored_states)  # type: ignore[arg-type]
+    scores = run(tokens, cu_seqlens, model, agents, stored_states)
     return scores.values, scores.states, scores.votes, scores.total
 
 
-def _fake(*values: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake(*values: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Empty results."""
     tokens, cu_seqlens, heads, memory = values[0], values[1], values[3], values[11]
-    scores = new_scores(tokens, cu_seqlens, len(heads), len(memory))  # type: ignore[arg-type]
+    scores = new_scores(tokens, cu_seqlens, len(heads), len(memory))
     return scores.values, scores.states, scores.votes, scores.total
 
 

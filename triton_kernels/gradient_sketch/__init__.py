@@ -103,13 +103,12 @@ def _run(
     implementation: str,
 ) -> Tensor:
     """Sketch by the implementation that is named last."""
+    given = (activations, output_grads, input_projection, output_projection, cu_seqlens)
     if choose(implementation, output_grads.device, has_native=False) == "triton":
         from .kernel import gradient_sketch_fwd
 
-        run = gradient_sketch_fwd
-    else:
-        run = reference.gradient_sketch
-    return run(activations, output_grads, input_projection, output_projection, cu_seqlens)
+        return gradient_sketch_fwd(*given)
+    return reference.gradient_sketch(*given)
 
 
 def _fake(

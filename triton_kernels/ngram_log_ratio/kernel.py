@@ -37,14 +37,13 @@ def ngram_log_ratio_fwd_kernel(
     for i_t in range(i_s * BLOCK_T, length, SPLITS * BLOCK_T):
         b_state = start_state(BLOCK_T)
         for order in tl.static_range(1, 4):
-            if (ORDERS >> order) > 0:
-                o_word = i_t + o_t + (order - 1)
-                m_t = o_word < length
-                b_word = tl.load(tokens + begin + o_word, mask=m_t, other=0)
-                b_state = absorb(b_state, b_word.to(tl.uint32))
-                if (ORDERS >> order) & 1 == 1:
-                    o_row = (finish(b_state) & bucket_mask).to(tl.int64)
-                    b_sum += tl.load(table + o_row, mask=m_t, other=0).to(tl.int64)
+            o_word = i_t + o_t + (order - 1)
+            m_t = o_word < length
+            b_word = tl.load(tokens + begin + o_word, mask=m_t, other=0)
+            b_state = absorb(b_state, b_word.to(tl.uint32))
+            if (ORDERS >> order) & 1 == 1:
+                o_row = (finish(b_state) & bucket_mask).to(tl.int64)
+                b_sum += tl.load(table + o_row, mask=m_t, other=0).to(tl.int64)
     total = tl.sum(b_sum, axis=0)
     if SPLITS == 1:
         tl.store(out + i_n, total.to(tl.float64) * STEP)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..dispatch import Implementation, choose
 from ..registry import register
 from .bank import CentroidBank, Novelty, check_matrix
+from .reference import novelty_reference
 
 __all__ = ["CentroidBank", "Novelty", "novelty"]
 
@@ -62,8 +63,8 @@ def _run(
     """Compare by the implementation that is named last."""
     chosen = choose(implementation, vectors.device)
     if chosen == "reference":
-        from .reference import novelty_reference as run
-    elif chosen == "native":
+        return novelty_reference(vectors, centroids, inverse_norms)
+    if chosen == "native":
         from .native import novelty_native as run
     else:
         from .kernel import novelty_fwd as run

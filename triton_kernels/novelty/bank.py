@@ -32,7 +32,9 @@ class CentroidBank:
     def __post_init__(self) -> None:
         check_matrix("centroids", self.centroids)
         if not 1 <= len(self.centroids) < 1 << 30 or self.centroids.shape[1] < 1:
-            raise ValueError(f"centroids is {list(self.centroids.shape)}; both must be at least 1, K below 2**30")
+            raise ValueError(
+                f"centroids is {list(self.centroids.shape)}; both must be at least 1, K below 2**30"
+            )
         check_tensor("inverse_norms", self.inverse_norms, torch.float32, (len(self.centroids),))
         if self.inverse_norms.device != self.centroids.device:
             raise ValueError(

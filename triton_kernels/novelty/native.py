@@ -6,6 +6,11 @@ from torch import Tensor
 
 from .. import _native
 
+_ROUTINES = {
+    torch.float32: "novelty_fp32",
+    torch.float16: "novelty_fp16",
+    torch.bfloat16: "novelty_bf16",
+}
 
 def novelty_native(
     vectors: Tensor, centroids: Tensor, inverse_norms: Tensor
@@ -13,13 +18,9 @@ def novelty_native(
     """Find the nearest centroids on the CPU; arguments as in novelty, already checked."""
     similarity = torch.empty(len(vectors), dtype=torch.float32)
     nearest = torch.empty(len(vectors), dtype=torch.int32)
-    rest = (inverse_norms.numpy(), similarity.numpy(), nearest.numpy(), 0, len(vectors))
-    if vectors.dtype == torch.float32:
-        _native.novelty_fp32(vectors.numpy(), centroids.numpy(), *rest)
-        return similarity, nearest
-    bits = (vectors.view(torch.uint16).numpy(), centroids.view(torch.uint16).numpy())
-    if vectors.dtype == torch.float16:
-        _native.novelty_fp16(*bits, *rest)
-    else:
-        _native.novelty_bf16(*bits, *rest)
+    routine = getattr(_native, _ROUTINES[vectors.dtype])
+    if vectors.dtype != torch.float32:  # NumPy has no bfloat16: bits travel
+        vectors, centroids = vectors.view(torch.uint16), centroids.view(torch.uint16)
+    given = (vectors, centroids, inverse_norms, similarity, nearest)
+    routine(*(tensor.numpy() for tensor in given), 0, len(vectors))
     return similarity, nearest
