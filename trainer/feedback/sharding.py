@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ REFUSED_WRAPPERS = {
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module that DistributedDataParallel wraps, or the model itself."""
-    is_wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.module if is_wrapped else model
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        inside: nn.Module = model.module
+        return inside
+    return model
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -43,7 +46,7 @@ def reshard(model: nn.Module) -> None:
     """
     for module in model.modules():
         if _is_fsdp(module):
-            module.reshard()
+            cast(Any, module).reshard()
 
 
 def check_placement(model: nn.Module) -> None:
@@ -61,7 +64,8 @@ def check_placement(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not _is_dtensor(parameter):
             continue
-        num_cuts = sum(not place.is_replicate() for place in parameter.placements)
+        placements = cast(Any, parameter).placements
+        num_cuts = sum(not place.is_replicate() for place in placements)
         if not sharded or num_cuts > 1:
             raise TypeError(
                 f"{name} is a DTensor that fully_shard alone did not make (tensor parallel?): "
@@ -71,7 +75,7 @@ def check_placement(model: nn.Module) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor gathered from its shards: a collective where it is a DTensor."""
-    return tensor.full_tensor() if _is_dtensor(tensor) else tensor
+    return cast(Any, tensor).full_tensor() if _is_dtensor(tensor) else tensor
 
 
 def inner(left: Iterable[Tensor], right: Iterable[Tensor]) -> float:
