@@ -27,10 +27,14 @@ MAY_IMPORT = {
     "console": {"errors", "agents"},
     "probes": {"errors", "agents", "batches", "console", "order", "prefetch", "steps"},
     "ledger": {"errors", "storage"},
+    "schedule": {"errors", "config"},
     "label": {"errors", "storage", "shards", "corpus", "order", "agents"},
 }
 # These join the rooms.
-WIRING = ("config", "loader", "metrics", "opening", "planning", "records", "state", "steps")
+WIRING = (
+    *("choosing", "config", "loader", "metrics", "opening"),
+    *("planning", "records", "state", "steps"),
+)
 MAY_IMPORT |= {name: {*MAY_IMPORT, *WIRING} - {"label"} for name in WIRING}
 
 
