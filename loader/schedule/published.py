@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .advantage import Floats, Order, antisymmetric, check_finite
+from .advantage import Floats, Order, antisymmetric, check_finite, square
 
 
 def published_influence(gradients: ArrayLike, hessian_diagonals: ArrayLike, gamma: float) -> Floats:
@@ -36,7 +36,26 @@ def published_influence(gradients: ArrayLike, hessian_diagonals: ArrayLike, gamm
     check_finite("gradients", gradients_ND)
     check_finite("hessian_diagonals", diagonals_ND)
     lambda_N = (gradients_ND**2 * diagonals_ND).sum(axis=1)
-    return -gamma * (gradients_ND @ gradients_ND.T) + gamma**2 / 2 * lambda_N
+    return influence_of_products(gradients_ND @ gradients_ND.T, lambda_N, gamma)
+
+
+def influence_of_products(products: ArrayLike, curvatures: ArrayLike, gamma: float) -> Floats:
+    """Return the influence of `published_influence` where only inner products are at hand.
+
+    Args:
+        products: [N, N], g_i . g_j.
+        curvatures: [N], the printed lambda_j.
+        gamma: Length of the virtual step.
+
+    Raises:
+        ValueError: Shapes do not fit, or a value is not finite.
+    """
+    products_NN = square("products", products)
+    lambda_N = np.asarray(curvatures, np.float64)
+    if lambda_N.shape != products_NN.shape[:1]:
+        raise ValueError(f"curvatures {lambda_N.shape} must be {products_NN.shape[:1]}")
+    check_finite("curvatures", lambda_N)
+    return -gamma * products_NN + gamma**2 / 2 * lambda_N
 
 
 def published_order(advantage: ArrayLike, seed: int, num_swaps: int = 100) -> Order:
