@@ -18,7 +18,8 @@ def ops_with_kernels():
     """Names of the ops that have a Triton kernel, by their folders."""
     import moot.triton_kernels
 
-    return {path.parent.name for path in Path(moot.triton_kernels.__path__[0]).glob("*/kernel.py")}
+    folder = Path(moot.triton_kernels.__file__).parent
+    return {path.parent.name for path in folder.glob("*/kernel.py")}
 
 
 @pytest.mark.parametrize("capability", SHARED_LIMIT)
