@@ -5,7 +5,7 @@ Native C++ on the CPU, two Triton kernels on CUDA, plain torch as the specificat
 same integers. Mathematics and cost: docs/ops/gather_documents.md.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -94,14 +94,14 @@ def gather_documents(
     return PackedDocuments(packed, cu, positions if position_ids else None)
 
 
-def _arguments(*values: object) -> tuple[Chosen, Layout]:
+def _arguments(*values: Any) -> tuple[Chosen, Layout]:
     """Sort the registered op's flat arguments."""
     capacity, row_tokens, pad, is_cut, dtype, has_positions = values[5:]
-    layout = Layout(capacity, row_tokens, pad, is_cut, dtype, has_positions)  # type: ignore[arg-type]
-    return Chosen(*values[:5]), layout  # type: ignore[arg-type]
+    layout = Layout(capacity, row_tokens, pad, is_cut, dtype, has_positions)
+    return Chosen(*values[:5]), layout
 
 
-def _run(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+def _run(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Pack by the implementation that is named last."""
     chosen, layout = _arguments(*values[:-1])
     name = choose(str(values[-1]), chosen.tokens.device)
@@ -114,7 +114,7 @@ def _run(*values: object) -> tuple[Tensor, Tensor, Tensor]:
     return run(chosen, layout)
 
 
-def _fake(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Empty results."""
     return new_outputs(*_arguments(*values[:-1]))
 

@@ -7,6 +7,7 @@ same bits. Mathematics and cost: docs/ops/select.md.
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,11 +112,11 @@ def _flat(quotas: Quotas) -> tuple[Tensor, Tensor | None, Tensor | None]:
     return quotas.groups, quotas.max_count, quotas.budget_tokens
 
 
-def _run(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+def _run(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Select by the implementation that is named last; the registered op's flat arguments."""
-    candidates = Candidates(*values[:6])  # type: ignore[arg-type]
-    quotas = None if values[6] is None else Quotas(*values[6:9])  # type: ignore[arg-type]
-    rule = Rule(*values[9:14])  # type: ignore[arg-type]
+    candidates = Candidates(*values[:6])
+    quotas = None if values[6] is None else Quotas(*values[6:9])
+    rule = Rule(*values[9:14])
     rule = replace(rule, temperature=float(torch.tensor(rule.temperature, dtype=torch.float32)))
     name = choose(str(values[-1]), candidates.votes.device)
     if name == "reference":
@@ -127,9 +128,9 @@ def _run(*values: object) -> tuple[Tensor, Tensor, Tensor]:
     return run(candidates, quotas, rule)
 
 
-def _fake(*values: object) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(*values: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Empty results."""
-    return new_outputs(Candidates(*values[:6]))  # type: ignore[arg-type]
+    return new_outputs(Candidates(*values[:6]))
 
 
 _OP = register(
