@@ -118,12 +118,7 @@ class DeviceChoice:
 
     def kept(self, selection: Selection, length: np.ndarray) -> Kept:
         """Say where the kept candidates stand; the selection lies on the host."""
-        order, num_kept = selection.order.numpy(), selection.num_kept.numpy()
-        chosen = []
-        for slot, kept in enumerate(num_kept):
-            entries = order[slot, : kept + 1].astype(np.int64)  # the one that is cut is last
-            chosen.append(entries[entries >= 0] + slot * order.shape[1])
-        return keep_within(chosen, length, self._layout)
+        return kept_of(selection, length, self._layout)
 
     def _score(
         self,
@@ -192,6 +187,21 @@ class DeviceChoice:
         scores = DocumentScores(*bring([getattr(scores, each.name) for each in fields(scores)]))
         parts = [getattr(selection, each.name) for each in fields(selection)]
         return Returning(scores, Selection(*bring(parts)), self._copy.mark())
+
+
+def kept_of(selection: Selection, length: np.ndarray, layout: BatchLayout) -> Kept:
+    """Say where the kept candidates stand.
+
+    Args:
+        selection: Not in full order, on the host.
+        length: [m] int64, of every candidate; equally many in each slot.
+        layout: The shape of the local batch.
+    """
+    order = selection.order.numpy()
+    # Behind the kept ones stands the one that is cut to fit, or -1.
+    is_named = np.arange(order.shape[1]) <= selection.num_kept.numpy()[:, None]
+    slot, place = np.nonzero(is_named & (order >= 0))
+    return keep_within(order[slot, place] + slot * order.shape[1], slot, length, layout)
 
 
 def segment_borders(kept: Kept, layout: BatchLayout) -> np.ndarray:

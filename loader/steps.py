@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from ..triton_kernels import DocumentScores, Selection, document_scores, select
-from ..triton_kernels.dispatch import Implementation
+from ..triton_kernels import DocumentScores, Selection
 from ._core import Elements, mix64
 from .agents import AgentSet
 from .batches import (
@@ -27,26 +26,22 @@ from .batches import (
     Candidates,
     DeviceCopy,
     Kept,
-    Place,
     Placement,
     expand,
-    gather_candidates,
-    keep_within,
     make_batch,
     make_narrow,
 )
-from .choosing import DeviceChoice, Returning, segment_borders, stored_states
+from .choosing import DeviceChoice, Returning, kept_of, segment_borders
 from .config import LoaderConfig
 from .console import Console, Policy
 from .errors import ShardError, StorageError
 from .order import Block, Packing, SlotLayout
 from .prefetch import LostShard, Source, is_lost
-
-Result = TypeVar("Result", DocumentScores, Selection)
+from .scoring import Scorer
+from .shards import gather_elements
 
 BLOCK_STEPS = 64  # of a plan, at most
 _BLOCK_PIECES = 1 << 14
-_SCORE_PARTS = 8  # of a step's candidates, to be shared by threads
 _NO_TOKENS = np.empty(0, np.uint16)
 _NO_START = np.empty(0, np.int64)
 _NOTHING_KEPT = Kept(_NO_START, _NO_START, _NO_START)
@@ -181,8 +176,6 @@ class StepMaker:
         self._source = source
         self._config = config
         self._console = console
-        self._agents = agents
-        self._scorers = scorers
         self._slots = range(rank * local, (rank + 1) * local)
         self._layout = BatchLayout(
             slots=local, rows_per_slot=layout.rows_per_slot, row_tokens=layout.row_tokens
@@ -195,6 +188,10 @@ class StepMaker:
         self._choice: DeviceChoice | None = None
         if agents is not None and takes_device and np.can_cast(source.stored_dtype, np.int64):
             self._choice = DeviceChoice(source, agents, config, self._layout, self._copy)
+        self._scorer: Scorer | None = None
+        if agents is not None and self._choice is None:
+            self._scorer = Scorer(source, agents, config, self._layout, scorers)
+        self._gathered = np.empty(0, source.token_dtype)  # a step's candidates; used again
         self._planner = planner
         self._block: _Local | None = None
         self._block_steps = 1  # the first batch waits for no more than it needs
@@ -243,13 +240,8 @@ class StepMaker:
     def _stream(self, step: int, block: _Local) -> Step:
         """Pack all of a step's pieces where the plan puts them; lost shards leave padding."""
         at = block.pieces(step)
-        places, shard_ids = block.touched(step)
-        column = self._source.column
-        found = [shard.elements(column) for shard in self._source.cache.get(shard_ids)]
+        tables = self._tables(step, block)
         lost = self._source.lost
-        tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
-        for place, elements in zip(places, found, strict=True):
-            tables[place] = elements
         pieces = Placement(
             block.table[at], block.row32[at], block.offset[at], block.length[at], block.target[at]
         )
@@ -278,38 +270,63 @@ class StepMaker:
     def _choose(self, step: int, block: _Local, policy: Policy) -> Step:
         """Score a step's candidates, select among them and pack those that are kept."""
         at = block.pieces(step)
-        candidates = gather_candidates(
-            self._source.cache.get,
-            self._source.column,
-            block.slot[at],
-            Place(block.shard[at], block.row[at], block.offset[at], block.length[at]),
-            self._source.corpus.first_sample,
-            self._source.token_dtype,
-        )
+        candidates = self._candidates(self._tables(step, block), block, at)
         started = time.perf_counter()
         lost = self._source.lost
         length = _length(candidates, lost)
+        # Noise and ties differ by step.
+        seed = mix64(self._config.seed ^ mix64(step)) >> 1
+        table = block.tables[step - block.first_step]
         if self._choice is not None:
-            seed = self._noise_seed(step)
             batch, copied, returning = self._choice.choose(candidates, length, policy, seed)
-            select_s, table = time.perf_counter() - started, block.tables[step - block.first_step]
-            unknown = (_NOTHING_KEPT, None, None, policy, select_s, 0)
+            candidates.forget_tokens()  # their memory is the next step's
+            unknown = (_NOTHING_KEPT, None, None, policy, time.perf_counter() - started, 0)
             room = self._layout.tokens
             return Step(step, batch, copied, table, candidates, *unknown, room, lost, returning)
-        scores, selection = self._select(step, candidates, length, policy)
-        chosen = self._chosen(candidates, selection)
+        assert self._scorer is not None
+        scores, selection = self._scorer.choose(candidates, length, policy, seed)
         select_s = time.perf_counter() - started
-        kept = keep_within(chosen, length, self._layout)
+        kept = kept_of(selection, length, self._layout)
         zeros = np.zeros(len(kept.candidate), np.int64)
-        table, row = np.zeros(len(zeros), np.int32), kept.candidate.astype(np.int32)
+        row = kept.candidate.astype(np.int32)
         batch = self._pack(
-            [candidates.elements()], Placement(table, row, zeros, kept.length, kept.target)
+            [candidates.elements()],
+            Placement(np.zeros_like(row), row, zeros, kept.length, kept.target),
         )
-        table, tokens = block.tables[step - block.first_step], int(kept.length.sum())
-        made = self._step(step, batch, table, candidates, kept, tokens)
-        made = replace(made, scores=scores, selection=selection, policy=policy, lost=lost)
-        made.select_s = select_s
+        candidates.forget_tokens()
+        made = self._step(step, batch, table, candidates, kept, int(kept.length.sum()))
+        made.scores, made.selection, made.policy = scores, selection, policy
+        made.select_s, made.lost = select_s, lost
         return made
+
+    def _tables(self, step: int, block: _Local) -> list[Elements]:
+        """Return where the tokens of a block's shards lie, of those that a step touches."""
+        places, shard_ids = block.touched(step)
+        column = self._source.column
+        found = [shard.elements(column) for shard in self._source.cache.get(shard_ids)]
+        tables = [found[0]] * len(block.shard_ids)  # those that are not touched stand for nothing
+        for place, elements in zip(places, found, strict=True):
+            tables[place] = elements
+        return tables
+
+    def _candidates(self, tables: list[Elements], block: _Local, at: slice) -> Candidates:
+        """Copy a step's candidates out of their shards, one after the other."""
+        start = np.concatenate([[0], np.cumsum(block.length[at])])
+        if len(self._gathered) < start[-1]:
+            self._gathered = np.empty(int(start[-1]) * 5 // 4, self._source.token_dtype)
+        tokens = self._gathered[: start[-1]]
+        places = (block.table[at], block.row32[at], block.offset[at], block.length[at])
+        gather_elements(tables, *places, tokens)
+        return Candidates(
+            block.slot[at],
+            block.shard[at],
+            block.row[at],
+            block.sample_id[at],
+            block.offset[at],
+            block.length[at],
+            start,
+            tokens,
+        )
 
     def _pack(self, tables: list[Elements], pieces: Placement) -> dict[str, torch.Tensor]:
         dtype, empty = self._source.stored_dtype, self._copy.empty
@@ -337,87 +354,9 @@ class StepMaker:
         nothing = (None, None, None, 0.0)
         return Step(step, sent, copied, table, candidates, kept, *nothing, num_tokens, room)
 
-    def _select(
-        self, step: int, candidates: Candidates, length: np.ndarray, policy: Policy
-    ) -> tuple[DocumentScores, Selection]:
-        assert self._agents is not None
-        how, device = self._config.implementation, self._config.device
-        scores = score(self._source, self._agents, candidates, policy, how, device, self._scorers)
-        shape = (self._layout.slots, -1)
-        selection = select(
-            scores.votes.view(*shape, scores.votes.shape[1]),
-            _tensor(policy.theta, device),
-            _tensor(length.astype(np.int32), device).view(shape),
-            _tensor(candidates.piece_ids(), device).view(shape),
-            shift=_tensor(policy.shift, device),
-            scale=_tensor(policy.scale, device),
-            seed=self._noise_seed(step),
-            temperature=policy.temperature,
-            max_count=None,
-            budget_tokens=self._layout.slot_tokens,
-            implementation=how,
-        )
-        return _on_cpu(scores), _on_cpu(selection)
-
-    def _noise_seed(self, step: int) -> int:
-        """Noise and ties differ by step."""
-        return mix64(self._config.seed ^ mix64(step)) >> 1
-
-    def _chosen(self, candidates: Candidates, selection: Selection) -> list[np.ndarray]:
-        """List each slot's kept candidates in stream order, the one cut to fit last."""
-        first = np.searchsorted(candidates.slot, np.arange(self._layout.slots + 1))
-        order, num_kept = selection.order.numpy(), selection.num_kept.numpy()
-        return [
-            first[slot] + np.append(np.sort(order[slot, :kept]), order[slot, kept : kept + 1])
-            for slot, kept in enumerate(num_kept)
-        ]
-
-
-def score(
-    source: Source,
-    agents: AgentSet,
-    candidates: Candidates,
-    policy: Policy,
-    implementation: Implementation = "auto",
-    device: str = "cpu",
-    scorers: ThreadPoolExecutor | None = None,
-) -> DocumentScores:
-    """Score candidate pieces under a policy: every agent's state and vote.
-
-    On a CUDA device the tokens cross the bus once, as stored, and the Triton kernel runs. On the
-    CPU the threads of `scorers` share the pieces; a piece's scores do not depend on how.
-    """
-    stored = _tensor(stored_states(source, agents, candidates), device)
-    tokens, start = _tensor(candidates.tokens, device), _tensor(candidates.start, device)
-    model = agents.model.to(device)
-    tables = agents.tables(policy.memory, policy.theta).to(device)
-
-    def run(first: int, last: int) -> DocumentScores:
-        some, borders = stored[first:last], start[first : last + 1]
-        return document_scores(tokens, borders, model, tables, some, implementation=implementation)
-
-    num = len(candidates.length)
-    if scorers is None or num < 2:
-        return run(0, num)
-    parts = candidates.start[-1] * np.arange(_SCORE_PARTS + 1) // _SCORE_PARTS
-    cuts = np.unique(np.searchsorted(candidates.start, parts).clip(0, num)).tolist()
-    scored = list(scorers.map(run, cuts[:-1], cuts[1:]))
-    columns_of = (item.name for item in fields(DocumentScores))
-    return DocumentScores(*(torch.cat([getattr(part, c) for part in scored]) for c in columns_of))
-
 
 def _length(candidates: Candidates, lost: tuple[LostShard, ...]) -> np.ndarray:
     """Return the candidates' lengths; a piece of a lost shard has none and takes no one's place."""
     if not lost:
         return candidates.length
     return np.where(is_lost(lost, candidates.shard), 0, candidates.length)
-
-
-def _tensor(array: np.ndarray, device: str) -> torch.Tensor:
-    return torch.from_numpy(array).to(device)
-
-
-def _on_cpu(result: Result) -> Result:
-    """Bring the tensors of a result to the host; waits for the device."""
-    parts = {item.name: getattr(result, item.name).cpu() for item in fields(result)}
-    return replace(result, **parts)

@@ -80,23 +80,26 @@ class Placement:
         return Placement(*(part[chosen] for part in parts))
 
 
-def keep_within(slots: Sequence[np.ndarray], lengths: np.ndarray, layout: BatchLayout) -> Kept:
+def keep_within(
+    chosen: np.ndarray, slot: np.ndarray, lengths: np.ndarray, layout: BatchLayout
+) -> Kept:
     """Place chosen candidates one after the other in their slot, cut to the slot's budget.
 
     Args:
-        slots: For each local slot the indices of its chosen candidates, in order of placing.
+        chosen: [k] int64 candidates, slot after slot, in order of placing.
+        slot: [k] int64, the local slot of each, ascending.
         lengths: [m] int64, the length of every candidate.
         layout: The shape of the local batch.
     """
-    candidate, target, length = [], [], []
-    for slot, chosen in enumerate(slots):
-        ends = np.minimum(np.cumsum(lengths[chosen]), layout.slot_tokens)
-        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        fits = ends > starts
-        candidate.append(chosen[fits])
-        target.append(starts[fits] + slot * layout.slot_tokens)
-        length.append((ends - starts)[fits])
-    return Kept(*(np.concatenate(part).astype(np.int64) for part in (candidate, target, length)))
+    length = lengths[chosen]
+    end = np.cumsum(length)
+    begin = end - length
+    first = np.searchsorted(slot, slot)  # of its slot
+    before = begin[first] if len(first) else begin
+    target = np.minimum(begin - before, layout.slot_tokens)
+    length = np.minimum(end - before, layout.slot_tokens) - target
+    fits = length > 0
+    return Kept(chosen[fits], (target + slot * layout.slot_tokens)[fits], length[fits])
 
 
 def make_batch(

@@ -9,6 +9,9 @@ import numpy as np
 from .._core import Elements
 from ..shards import Shard, gather
 
+_NO_TOKENS = np.empty(0, np.uint16)
+_NO_START = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -26,7 +29,7 @@ class Candidates:
 
     `slot`, `shard`, `row`, `sample_id`, `offset`, `length` are [m] int64. Where they are to be
     scored, `tokens` holds the pieces one after the other as stored and `start` [m + 1] int64 where
-    each begins; where nothing is scored, both are empty.
+    each begins; where nothing is scored, and once the step is packed on the host, both are empty.
     """
 
     slot: np.ndarray
@@ -41,6 +44,10 @@ class Candidates:
     def piece_ids(self) -> np.ndarray:
         """Name each piece by sample and offset: [m] int64, distinct within a step."""
         return (self.sample_id << 32) ^ self.offset
+
+    def forget_tokens(self) -> None:
+        """Let go of the tokens; the rest stays."""
+        self.tokens, self.start = _NO_TOKENS, _NO_START
 
     def elements(self) -> Elements:
         """Return where the gathered tokens of each candidate lie."""

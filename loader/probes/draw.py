@@ -15,7 +15,7 @@ from ..batches import Candidates, Place, gather_candidates
 from ..console import Policy
 from ..errors import ConfigError
 from ..prefetch import Source, is_lost
-from ..steps import score
+from ..scoring import score
 from .stratify import stratify
 
 _POOL_PER_PROBE = 6

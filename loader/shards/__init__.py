@@ -6,7 +6,7 @@ from .index import ShardIndex, ShardInfo
 from .index_json import read_index
 from .mds_writer import MDSWriter, merge_index
 from .parquet_writer import ParquetWriter
-from .shard import ArrayShard, Ask, Flat, Shard, gather
+from .shard import ArrayShard, Ask, Flat, Shard, gather, gather_elements
 
 __all__ = [
     "ArrayShard",
@@ -19,6 +19,7 @@ __all__ = [
     "ShardInfo",
     "find_shards",
     "gather",
+    "gather_elements",
     "merge_index",
     "read_index",
     "read_shard",

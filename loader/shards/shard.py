@@ -295,7 +295,28 @@ def gather(
         ValueError: The arrays do not fit each other.
     """
     tables = [shard.elements(column) for shard in shards]
+    gather_elements(tables, shard_pos, rows, starts, stops - starts, out)
+
+
+def gather_elements(
+    tables: Sequence[_core.Elements],
+    table: np.ndarray,
+    rows: np.ndarray,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Do what `gather` does where the elements of the shards are at hand.
+
+    Args:
+        tables: Where the elements of each shard lie.
+        table: [m] int32, position in `tables`.
+        rows: [m] int32, sample in that shard.
+        offsets: [m] int64, first element.
+        lengths: [m] int64, how many.
+        out: As for `gather`.
+    """
     try:
-        _core.gather(tables, shard_pos, rows, starts, stops - starts, out)
+        _core.gather(tables, table, rows, offsets, lengths, out)
     except _core.ShardFault as error:
         raise ShardError(str(error)) from None

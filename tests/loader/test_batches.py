@@ -66,8 +66,8 @@ def test_batch_equals_its_reference(seed, slots, rows, width):
     start = np.concatenate([[0], np.cumsum(lengths)])
     tokens = rng.integers(1, 60_000, size=int(start[-1])).astype(np.uint16)
     owner = np.sort(rng.integers(0, slots, len(lengths)))
-    chosen = [rng.permutation(np.flatnonzero(owner == slot)) for slot in range(slots)]
-    kept = keep_within(chosen, lengths, layout)
+    chosen = np.lexsort((rng.random(len(owner)), owner))
+    kept = keep_within(chosen, owner[chosen], lengths, layout)
     batch = pack(tokens, start, kept, layout, FIELDS)
     ids, labels, positions = reference_batch(tokens, start, kept, layout)
     assert batch["input_ids"].flatten().tolist() == ids
@@ -136,8 +136,8 @@ def test_a_loader_hands_over_equal_batches_if_they_are_made_behind_the_copy(
 
 def test_a_slot_keeps_to_its_budget_and_cuts_the_last_piece():
     layout = BatchLayout(slots=2, rows_per_slot=2, row_tokens=10)
-    chosen = [np.array([0, 1, 2]), np.array([3, 4])]
-    kept = keep_within(chosen, np.array([8, 8, 8, 5, 5]), layout)
+    slot = np.array([0, 0, 0, 1, 1])
+    kept = keep_within(np.arange(5), slot, np.array([8, 8, 8, 5, 5]), layout)
     assert kept.candidate.tolist() == [0, 1, 2, 3, 4]
     assert kept.length.tolist() == [8, 8, 4, 5, 5]
     assert kept.target.tolist() == [0, 8, 16, 20, 25]

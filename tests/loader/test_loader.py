@@ -15,6 +15,7 @@ from moot.loader import (
     ShardError,
     StateError,
     StorageError,
+    scoring,
 )
 from moot.loader.ledger import batches as recorded_batches
 from moot.loader.ledger import read_ledger
@@ -91,7 +92,8 @@ def test_two_loaders_of_one_seed_read_the_same(corpus, console):
         assert run(first, 3) != run(second, 3)
 
 
-def test_threads_that_share_the_scoring_change_nothing_and_are_joined(corpus):
+def test_threads_that_share_the_scoring_change_nothing_and_are_joined(corpus, monkeypatch):
+    monkeypatch.setattr(scoring, "_PART_TOKENS", 64)
     seen = []
     for num in (1, 3):
         with open_loader(corpus, console_config(), score_threads=num) as loader:

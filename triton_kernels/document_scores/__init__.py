@@ -66,9 +66,13 @@ def document_scores(
     Source: docs/ops/document_scores.md.
     """
     _check(tokens, cu_seqlens, model, agents, stored_states)
-    choose(implementation, tokens.device)
+    name = choose(implementation, tokens.device)
     if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_contents(tokens, cu_seqlens, model, agents, stored_states)
+        if name == "native":  # the op would take the tables apart and check them again
+            from .native import document_scores_native
+
+            return document_scores_native(tokens, cu_seqlens, model, agents, stored_states)
     return DocumentScores(
         *_OP(
             tokens, cu_seqlens,

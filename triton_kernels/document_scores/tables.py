@@ -77,7 +77,9 @@ class NgramModel:
         return self.heads.shape[0]
 
     def to(self, device: torch.device | str) -> "NgramModel":
-        """Copy the model to a device (no copy where it is there already)."""
+        """Copy the model to a device; where it is there already, this is the model itself."""
+        if self.table.device == torch.device(device):
+            return self
         return replace(
             self,
             table=self.table.to(device),
@@ -131,7 +133,9 @@ class AgentTables:
         return self.memory.shape[0]
 
     def to(self, device: torch.device | str) -> "AgentTables":
-        """Copy the tables to a device (no copy where they are there already)."""
+        """Copy the tables to a device; where they are there already, these are the tables."""
+        if self.memory.device == torch.device(device):
+            return self
         return AgentTables(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def _check_contents(self) -> None:
