@@ -7,8 +7,11 @@ depend on how. Selecting is one call.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -24,8 +27,9 @@ from .console import Policy
 from .prefetch import Source
 
 Result = TypeVar("Result", DocumentScores, Selection)
+Run = Callable[[int, int], None]
 
-_PART_TOKENS = 1 << 16  # less is not worth a thread
+_PART_TOKENS = 1 << 16  # that a thread scores at a time
 
 
 class Scorer:
@@ -100,22 +104,39 @@ class Scorer:
         tokens = _tensor(candidates.tokens, self._device)
         start = _tensor(candidates.start, self._device)
 
-        def run(first: int, last: int) -> DocumentScores:
-            some, borders = stored[first:last], start[first : last + 1]
-            return document_scores(
-                tokens, borders, self._model, tables, some, implementation=self._how
-            )
+        share = self._share(candidates) if self._pool is not None else None
+        return document_scores(
+            tokens, start, self._model, tables, stored, implementation=self._how, share=share
+        )
 
+    def _share(self, candidates: Candidates) -> Callable[[Run], None] | None:
+        """Return how the threads share the candidates; None where they are too few for that."""
         num, num_tokens = len(candidates.length), int(candidates.start[-1])
-        parts = min(self._num_threads, num_tokens // _PART_TOKENS)
-        if self._pool is None or parts < 2:
-            return run(0, num)
+        parts = num_tokens // _PART_TOKENS
+        if parts < 2:
+            return None
         even = num_tokens * np.arange(parts + 1) // parts
         cuts = np.searchsorted(candidates.start, even).clip(0, num).tolist()
-        others = [self._pool.submit(run, *cut) for cut in zip(cuts[1:-1], cuts[2:], strict=True)]
-        scored = [run(0, cuts[1]), *(other.result() for other in others)]
-        columns = (item.name for item in fields(DocumentScores))
-        return DocumentScores(*(torch.cat([getattr(part, c) for part in scored]) for c in columns))
+
+        def share(run: Run) -> None:
+            assert self._pool is not None
+            waiting = deque(pairwise(cuts))
+
+            def work() -> None:
+                while True:
+                    try:
+                        part = waiting.popleft()
+                    except IndexError:  # none is left
+                        return
+                    run(*part)
+
+            helpers = [self._pool.submit(work) for _ in range(self._num_threads - 1)]
+            work()
+            for helper in helpers:
+                if not helper.cancel():  # one that has not begun is not waited for
+                    helper.result()
+
+        return share
 
 
 def score(

@@ -5,7 +5,7 @@ Native C++ on the CPU, one fused Triton kernel on CUDA, plain torch as the speci
 give the same bits. Mathematics and cost: docs/ops/document_scores.md.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from .tables import (
     new_scores,
 )
 
+if TYPE_CHECKING:
+    from .native import Share
+
 __all__ = ["AgentTables", "DocumentScores", "NgramModel", "document_scores"]
 
 TOKEN_DTYPES = (torch.uint16, torch.int32, torch.int64)
@@ -39,12 +42,11 @@ def document_scores(
     stored_states: Tensor | None = None,
     *,
     implementation: Implementation = "auto",
+    share: "Share | None" = None,
 ) -> DocumentScores:
     """Score packed documents: n-gram bag, heads, states, votes and their theta-weighted total.
 
-    A document's scores depend on its own tokens only. To split the work over threads, pass
-    slices of cu_seqlens with the same tokens: the native routine releases the GIL, runs in the
-    calling thread and writes only its own results.
+    A document's scores depend on its own tokens only.
 
     Args:
         tokens: [T] uint16, int32 or int64; the low 32 bits of a token count.
@@ -55,6 +57,10 @@ def document_scores(
         stored_states: [n, A] int32; read for agents of kind 0 only, there in [0, num_states).
         implementation: "auto" takes the kernel on CUDA and the native routine on the CPU;
             "triton" on CPU tensors needs TRITON_INTERPRET=1.
+        share: How threads of the caller's share the native routine's work: called once, with a
+            function that scores the documents [first, last) without the GIL, in the thread that
+            calls it. It returns when every document has been scored, once each. None, and every
+            other implementation: one call.
 
     Returns:
         DocumentScores of new tensors; votes[i, a] = memory[a, states[i, a]].
@@ -72,7 +78,9 @@ def document_scores(
         if name == "native":  # the op would take the tables apart and check them again
             from .native import document_scores_native
 
-            return document_scores_native(tokens, cu_seqlens, model, agents, stored_states)
+            return document_scores_native(
+                tokens, cu_seqlens, model, agents, stored_states, share
+            )
     return DocumentScores(
         *_OP(
             tokens, cu_seqlens,
