@@ -35,9 +35,9 @@ float widen(Half value) {
   return bits_to_float(bits | special | static_cast<std::uint32_t>(value.bits & 0x8000u) << 16);
 }
 
-const NoveltyKernel& pick_kernel() {
+const NoveltyKernel& pick_kernel([[maybe_unused]] bool may_be_wide) {
 #if defined(__x86_64__)
-  if (kWideNoveltyKernel.run != nullptr && __builtin_cpu_supports("avx512f")) {
+  if (may_be_wide && kWideNoveltyKernel.run != nullptr && __builtin_cpu_supports("avx512f")) {
     return kWideNoveltyKernel;
   }
 #endif
@@ -117,9 +117,9 @@ void finish_row(const Work& work, std::size_t width, std::size_t row, float scal
 
 template <class Element>
 void novelty(const Element* vectors, const CentroidBank<Element>& bank, const NoveltyOutput& out,
-             std::size_t start, std::size_t stop) {
+             std::size_t start, std::size_t stop, bool may_be_wide) {
   if (start > stop) throw std::invalid_argument("start lies behind stop");
-  const NoveltyKernel& kernel = pick_kernel();
+  const NoveltyKernel& kernel = pick_kernel(may_be_wide);
   const std::size_t most = std::min(kBlockRows, stop - start);
   Work work(kernel, (most + kernel.rows - 1) / kernel.rows * kernel.rows, bank.dim);
   for (std::size_t first = start; first < stop; first += kBlockRows) {
@@ -138,7 +138,7 @@ void novelty(const Element* vectors, const CentroidBank<Element>& bank, const No
 
 #define MOOT_INSTANTIATE(Element)                                                                 \
   template void novelty<Element>(const Element*, const CentroidBank<Element>&,                    \
-                                 const NoveltyOutput&, std::size_t, std::size_t);
+                                 const NoveltyOutput&, std::size_t, std::size_t, bool);
 MOOT_INSTANTIATE(float)
 MOOT_INSTANTIATE(Half)
 MOOT_INSTANTIATE(Brain)

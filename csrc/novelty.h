@@ -35,9 +35,9 @@ struct NoveltyOutput {
 /// Products and sums are fp32; the results of a vector do not depend on the others. A vector that is
 /// not finite, or whose squared length is not finite in fp32, gets NaN. Single-threaded; calls over
 /// disjoint ranges may run at the same time. Allocates once a call: fp32 copies of up to 336 vectors
-/// and 32 centroids. Time: 2 dim num_centroids operations a vector; the bank is read once for 336.
+/// and 32 centroids. Without `may_be_wide` AVX-512 is not used where it is there. Time: 2 dim num_centroids operations a vector; the bank is read once for 336.
 template <class Element>
 void novelty(const Element* vectors, const CentroidBank<Element>& bank, const NoveltyOutput& out,
-             std::size_t start, std::size_t stop);
+             std::size_t start, std::size_t stop, bool may_be_wide = true);
 
 }  // namespace moot

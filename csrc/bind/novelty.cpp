@@ -21,7 +21,7 @@ void require(bool fits, const char* message) {
 template <class Element, class Stored>
 void run(Array<const Stored, 2> vectors, Array<const Stored, 2> centroids,
          Array<const float, 1> inverse_norms, Array<float, 1> similarity,
-         Array<std::int32_t, 1> nearest, std::size_t start, std::size_t stop) {
+         Array<std::int32_t, 1> nearest, std::size_t start, std::size_t stop, bool may_be_wide) {
   const std::size_t total = centroids.shape(0);
   require(centroids.shape(1) > 0 && vectors.shape(1) == centroids.shape(1),
           "vectors and centroids must have the same number of columns, at least one");
@@ -35,7 +35,8 @@ void run(Array<const Stored, 2> vectors, Array<const Stored, 2> centroids,
                                          centroids.shape(1)};
   const moot::NoveltyOutput out{similarity.data(), nearest.data()};
   nb::gil_scoped_release unlocked;
-  moot::novelty<Element>(reinterpret_cast<const Element*>(vectors.data()), bank, out, start, stop);
+  moot::novelty<Element>(reinterpret_cast<const Element*>(vectors.data()), bank, out, start, stop,
+                         may_be_wide);
 }
 
 template <class Element, class Stored>
@@ -43,7 +44,7 @@ void bind_element(nb::module_& m, const char* name) {
   using namespace nb::literals;
   m.def(name, &run<Element, Stored>, "vectors"_a.noconvert(), "centroids"_a.noconvert(),
         "inverse_norms"_a.noconvert(), "similarity"_a.noconvert(), "nearest"_a.noconvert(),
-        "start"_a, "stop"_a,
+        "start"_a, "stop"_a, "may_be_wide"_a = true,
         "Find the nearest centroid of vectors [start, stop), without the GIL, in this thread.");
 }
 

@@ -84,9 +84,14 @@ def gather_documents(
         has_positions=position_ids,
     )
     _check_layout(layout, tokens.dtype)
-    choose(implementation, tokens.device)
+    name = choose(implementation, tokens.device)
     if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
         _check_contents(chosen)
+        if name == "native":  # going through the op takes a tenth as long as the copying
+            from .native import gather_documents_native
+
+            packed, cu, positions = gather_documents_native(chosen, layout)
+            return PackedDocuments(packed, cu, positions if position_ids else None)
     packed, cu, positions = _OP(
         tokens, cu_seqlens, indices, num_chosen, documents_per_slot, capacity_tokens,
         layout.row_tokens, pad, layout.is_cut, layout.dtype, position_ids, implementation,
@@ -173,7 +178,7 @@ def _check_layout(layout: Layout, stored: torch.dtype) -> None:
 def _check_contents(chosen: Chosen) -> None:
     """Raise ValueError for offsets or indices out of range; looks at the data."""
     cu, num_tokens = chosen.cu_seqlens, len(chosen.tokens)
-    if bool((cu.diff() < 0).any()) or cu[0] < 0 or cu[-1] > num_tokens:
+    if bool((cu[1:] < cu[:-1]).any()) or cu[0] < 0 or cu[-1] > num_tokens:
         raise ValueError(
             f"cu_seqlens must not descend and must lie within [0, {num_tokens}], the tokens; it "
             f"runs from {int(cu[0])} to {int(cu[-1])}"
@@ -184,6 +189,8 @@ def _check_contents(chosen: Chosen) -> None:
         if stride * num_slots > limit:
             raise ValueError(f"{num_slots} slots of {stride} documents: cu_seqlens has {limit}")
         limit = stride
+    if not chosen.indices.numel() or int(chosen.indices.max()) < limit:
+        return
     wrong = chosen.indices >= limit
     if chosen.num_chosen is not None:
         wrong &= torch.arange(most) < chosen.num_chosen[:, None]

@@ -12,15 +12,19 @@ _ROUTINES = {
     torch.bfloat16: "novelty_bf16",
 }
 
+
 def novelty_native(
-    vectors: Tensor, centroids: Tensor, inverse_norms: Tensor
+    vectors: Tensor, centroids: Tensor, inverse_norms: Tensor, *, may_be_wide: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroids on the CPU; arguments as in novelty, already checked."""
+    """Find the nearest centroids on the CPU; arguments as in novelty, already checked.
+
+    Without `may_be_wide` the loop for AVX2 runs, as on a machine that lacks AVX-512.
+    """
     similarity = torch.empty(len(vectors), dtype=torch.float32)
     nearest = torch.empty(len(vectors), dtype=torch.int32)
     routine = getattr(_native, _ROUTINES[vectors.dtype])
     if vectors.dtype != torch.float32:  # NumPy has no bfloat16: bits travel
         vectors, centroids = vectors.view(torch.uint16), centroids.view(torch.uint16)
     given = (vectors, centroids, inverse_norms, similarity, nearest)
-    routine(*(tensor.numpy() for tensor in given), 0, len(vectors))
+    routine(*(tensor.numpy() for tensor in given), 0, len(vectors), may_be_wide)
     return similarity, nearest
