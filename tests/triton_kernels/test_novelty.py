@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moot.triton_kernels import CentroidBank, Novelty, novelty
 from moot.triton_kernels.novelty import kernel
 from moot.triton_kernels.novelty.bank import ELEMENT_DTYPES
-from moot.triton_kernels.novelty.native import novelty_native
+from moot.triton_kernels.novelty.native import find_nearest
 from moot.triton_kernels.novelty.reference import novelty_reference
 
 IMPLEMENTATIONS = ["reference", "native", "triton"]
@@ -69,7 +69,7 @@ def same_bits(left, right):
 def test_native_is_close_to_fp64(seed, shape, dtype, may_be_wide):
     """With AVX-512 where the machine has it, and with the loop of machines that lack it."""
     vectors, bank = make_inputs(seed, *shape, dtype)
-    found = novelty_native(vectors, bank.centroids, bank.inverse_norms, may_be_wide=may_be_wide)
+    found = find_nearest(vectors, bank.centroids, bank.inverse_norms, may_be_wide=may_be_wide)
     assert_close(Novelty(*found), vectors, bank)
 
 

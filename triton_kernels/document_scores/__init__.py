@@ -162,7 +162,8 @@ def _check_contents(
     stored_states: Tensor | None,
 ) -> None:
     """Raise ValueError for offsets, heads or states out of range; looks at the data."""
-    if bool((cu_seqlens.diff() < 0).any()) or cu_seqlens[0] < 0 or cu_seqlens[-1] > len(tokens):
+    descends = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+    if descends or cu_seqlens[0] < 0 or cu_seqlens[-1] > len(tokens):
         raise ValueError(
             f"cu_seqlens must not descend and must lie within [0, {len(tokens)}], the tokens; "
             f"it runs from {int(cu_seqlens[0])} to {int(cu_seqlens[-1])}"

@@ -14,12 +14,16 @@ _ROUTINES = {
 
 
 def novelty_native(
-    vectors: Tensor, centroids: Tensor, inverse_norms: Tensor, *, may_be_wide: bool = True
+    vectors: Tensor, centroids: Tensor, inverse_norms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroids on the CPU; arguments as in novelty, already checked.
+    """Find the nearest centroids on the CPU; arguments as in novelty, already checked."""
+    return find_nearest(vectors, centroids, inverse_norms, may_be_wide=True)
 
-    Without `may_be_wide` the loop for AVX2 runs, as on a machine that lacks AVX-512.
-    """
+
+def find_nearest(
+    vectors: Tensor, centroids: Tensor, inverse_norms: Tensor, *, may_be_wide: bool
+) -> tuple[Tensor, Tensor]:
+    """Without `may_be_wide` the loop for AVX2 runs, as on a machine that lacks AVX-512."""
     similarity = torch.empty(len(vectors), dtype=torch.float32)
     nearest = torch.empty(len(vectors), dtype=torch.int32)
     routine = getattr(_native, _ROUTINES[vectors.dtype])

@@ -89,19 +89,24 @@ def select(
     scale = torch.ones_like(theta) if scale is None else scale
     candidates = Candidates(votes, theta, lengths, ids, shift, scale)
     _check(candidates, quotas)
-    choose(implementation, votes.device)
+    name = choose(implementation, votes.device)
     looks = votes.device.type == "cpu" and not torch.compiler.is_compiling()
     if looks:
         check_weights(candidates)
         if quotas is not None:
             check_quotas(quotas)
-    groups = (None,) * 3 if quotas is None else _flat(quotas)
-    selection = Selection(
-        *_OP(
-            votes, theta, lengths, ids, shift, scale, *groups, seed, rule.temperature,
-            rule.max_count, rule.budget_tokens, full_order, implementation,
-        )
-    )  # fmt: skip
+    if looks and name == "native":  # the op would take the arguments apart and join them again
+        from .native import select_native
+
+        selection = Selection(*select_native(candidates, quotas, replace(rule, is_full=full_order)))
+    else:
+        groups = (None,) * 3 if quotas is None else _flat(quotas)
+        selection = Selection(
+            *_OP(
+                votes, theta, lengths, ids, shift, scale, *groups, seed, rule.temperature,
+                rule.max_count, rule.budget_tokens, full_order, implementation,
+            )
+        )  # fmt: skip
     if looks:
         check_scores(candidates, selection.scores)
     return selection

@@ -131,9 +131,9 @@ def new_outputs(candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
 def check_weights(candidates: Candidates) -> None:
     """Raise ValueError for a weight or setting that is not finite; looks at the data."""
     for name in ("theta", "shift", "scale"):
-        value = getattr(candidates, name)
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} is {value.tolist()}; every entry must be finite")
+        value = getattr(candidates, name).tolist()
+        if not all(map(math.isfinite, value)):
+            raise ValueError(f"{name} is {value}; every entry must be finite")
 
 
 def check_quotas(quotas: Quotas) -> None:
@@ -156,7 +156,10 @@ def check_scores(candidates: Candidates, scores: Tensor) -> None:
     A vote that is not finite makes its score so, whatever its weight: the votes need no look of
     their own.
     """
-    wrong = ~torch.isfinite(scores) & (candidates.lengths >= 0)
+    is_finite = torch.isfinite(scores)
+    if bool(is_finite.all()):
+        return
+    wrong = ~is_finite & (candidates.lengths >= 0)
     if bool(wrong.any()):
         row, candidate = (int(place) for place in wrong.nonzero()[0])
         for agent, vote in enumerate(candidates.votes[row, candidate].tolist()):
