@@ -77,7 +77,7 @@ class Order:
         self.num_strands = num_strands
         self.ways = ways if shuffle else 1
         self._seed = seed
-        self._shuffle = shuffle
+        self.is_shuffled = shuffle
         self._epochs: OrderedDict[tuple[int, int], _Epoch] = OrderedDict()
         self._strands: list[_Parts] = []
         first_shard = 0
@@ -141,6 +141,12 @@ class Order:
                 ):
                     yield distance + behind * self.ways, shard
 
+    def opened_first(self) -> list[int]:
+        """Return the shards that reading from the beginning opens, each once, strand by strand."""
+        queues = range(self.num_strands * self.num_streams)
+        firsts = (shard for q in queues for draws, shard in self.upcoming(q, 0) if draws == 0)
+        return list(dict.fromkeys(firsts))
+
     def _cut(self, stream: int, samples: np.ndarray, first_shard: int) -> list[_Parts]:
         """Cut a stream into strands of equally many samples."""
         total = int(samples.sum())
@@ -150,9 +156,9 @@ class Order:
                 "lower num_strands, or num_slots"
             )
         shards = np.arange(len(samples), dtype=np.int64)
-        if self._shuffle and len(samples):
+        if self.is_shuffled and len(samples):
             permute(shards, len(samples), mix64(self._seed ^ mix64(stream)))
-        is_staggered = self._shuffle and self.ways == 1 and self.num_strands > 1
+        is_staggered = self.is_shuffled and self.ways == 1 and self.num_strands > 1
         cut = _cut_staggered if is_staggered else _cut_evenly
         return cut(shards + first_shard, samples[shards], self.num_strands)
 
@@ -169,7 +175,7 @@ class Order:
         parts = self._strands[queue]
         key = mix64((self._seed * 0x9E3779B97F4A7C15 + epoch) & _MASK64) ^ mix64(queue)
         order = np.arange(len(parts.shard), dtype=np.int64)
-        if self._shuffle:
+        if self.is_shuffled:
             moving = order[parts.moving] - parts.moving.start
             permute(moving, len(moving), key)
             order[parts.moving] = moving + parts.moving.start
@@ -181,7 +187,7 @@ class Order:
     ) -> tuple[np.ndarray, np.ndarray]:
         table = self._epoch(queue, epoch)
         return locate(
-            index, table.start, table.shard, table.first_row, table.key, self.ways, self._shuffle
+            index, table.start, table.shard, table.first_row, table.key, self.ways, self.is_shuffled
         )
 
 

@@ -161,10 +161,16 @@ class Source:
         self.cache.close()
 
     def mean_piece_tokens(self, piece_tokens: int) -> float:
-        """Return the mean length of the pieces of a few shards, evenly spaced over the corpus."""
-        filled = np.flatnonzero(self.samples_per_shard)
-        some = np.linspace(0, len(filled) - 1, min(_SHARDS_MEASURED, len(filled))).astype(int)
-        shards = np.unique(filled[some])
+        """Return the mean length of the pieces of a few shards: those that are read first.
+
+        They are a random choice and needed anyway; where nothing is shuffled, shards evenly spaced
+        over the corpus are taken.
+        """
+        known = np.flatnonzero(self.samples_per_shard)
+        if self.order.is_shuffled:
+            known = np.array(self.order.opened_first())
+        some = np.linspace(0, len(known) - 1, min(_SHARDS_MEASURED, len(known))).astype(int)
+        shards = np.unique(known[some])
         counts = self.samples_per_shard[shards]
         nth = np.concatenate([np.arange(count) for count in counts.tolist()])
         shards = np.repeat(shards, counts)
