@@ -57,7 +57,7 @@ class Meter:
         self._scores.append(step.selection.scores.numpy().reshape(-1))
         states = step.scores.states.numpy()[step.kept.candidate]
         for position, shares in enumerate(self._mix):
-            np.add.at(shares, states[:, position], step.kept.length)
+            shares += np.bincount(states[:, position], step.kept.length, len(shares))
 
     def read(self) -> dict[str, float]:
         """Return the metrics and start counting anew."""
