@@ -16,6 +16,7 @@ from .console import ConsoleConfig
 from .errors import ConfigError
 from .order import default_num_slots
 from .order.mosaic_plan import MosaicPlan
+from .schedule.config import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,13 @@ class LoaderConfig:
 
     console: ConsoleConfig | None = None
     """None streams everything; otherwise the console selects `keep` of what is streamed."""
+    labels: Literal["inline", "stored"] = "inline"
+    """Where the console finds labels: made of what is streamed, or stored by `moot label`, which
+    then decide before anything is fetched."""
+    schedule: ScheduleConfig | None = None
+    """Paces the units of stored labels, or the streams of a loader without a console."""
+    probes_per_unit: int = 16
+    """Documents of each unit whose losses a schedule learns from."""
     agents: AgentSet | str | None = None
     """The fitted agents, or the URL of their `agents.safetensors`; None looks beside the corpus."""
     keep: float = 0.25
@@ -127,7 +135,7 @@ class LoaderConfig:
         """Refuse what cannot work, naming the setting and its range."""
         self._check_whole_numbers()
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
-        minimum |= {"num_probes": 1, "flush_steps": 1, "replication": 1}
+        minimum |= {"num_probes": 1, "flush_steps": 1, "replication": 1, "probes_per_unit": 1}
         minimum |= {"budget_bytes": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
@@ -172,6 +180,7 @@ class LoaderConfig:
         choices = {
             "order": ("strands", "mosaic"),
             "packing": ("contiguous", "first_fit", "best_fit", "pad"),
+            "labels": ("inline", "stored"),
             "verify": ("strict", "ranges", "none"),
             "on_bad_disk": ("bypass", "fail"),
             "on_bad_shard": ("fail", "substitute"),
@@ -179,10 +188,11 @@ class LoaderConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
-        if self.console is not None and self.packing != "contiguous":
+        self._check_labels()
+        if self.selects_inline and self.packing != "contiguous":
             raise ConfigError(
-                f"packing {self.packing!r} cannot be had with a console, whose selection is packed "
-                "as documents running on: leave packing at 'contiguous'"
+                f"packing {self.packing!r} cannot be had with inline labels, whose selection is "
+                "packed as documents running on: leave packing at 'contiguous', or store labels"
             )
         if (self.order == "mosaic") != (self.mosaic_plan is not None):
             raise ConfigError("order='mosaic' and mosaic_plan go together: give both or none")
@@ -196,6 +206,22 @@ class LoaderConfig:
         self._check_device()
         if not self.batch_timeout_s > 0:
             raise ConfigError(f"batch_timeout_s must be above 0, not {self.batch_timeout_s}")
+
+    def _check_labels(self) -> None:
+        if self.labels == "stored" and self.console is None:
+            raise ConfigError("labels='stored' says where a console finds labels: give `console`")
+        if self.labels == "stored" and self.where is not None:
+            raise ConfigError("labels='stored' takes the whole corpus: leave out `where`")
+        if self.schedule is None:
+            return
+        if self.selects_inline:
+            raise ConfigError(
+                "a schedule paces units whose labels are stored: this loader's console labels "
+                "inline, where a step's candidates are fixed before their units are known; pass "
+                "labels='stored', or leave out the schedule"
+            )
+        if self.order != "strands":
+            raise ConfigError(f"a schedule needs order='strands': order={self.order!r} is not ours")
 
     def _check_device(self) -> None:
         try:
@@ -217,6 +243,11 @@ class LoaderConfig:
             )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in [0, {world_size}), not {rank}")
+
+    @property
+    def selects_inline(self) -> bool:
+        """Whether candidates are scored as they are streamed."""
+        return self.console is not None and self.labels == "inline"
 
     @property
     def slots(self) -> int:

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, IterableDataset
 
 from .agents import AgentSet
@@ -35,14 +36,17 @@ from .errors import AgentError, ConfigError, StateError
 from .ledger import Ledger, StepRecord
 from .metrics import Meter
 from .opening import fixed_length, load_agents, make_plan, open_mixture, open_source
+from .order import Mixture
 from .order.mosaic_swap import MosaicSwap
+from .pacing import Pacer
 from .planning import MosaicPlanner, MosaicRun, StrandPlanner, mosaic_layout
 from .prefetch import Ahead, BufferPool, LostShard, Source
-from .probes import ProbeBatch, ProbePlan, draw_probes
+from .probes import ProbeBatch, ProbePlan, UnitProbes, draw_probes, draw_unit_probes
 from .records import BatchPieces, batch_pieces, probe_record, step_record
 from .state import check_plan, decode, decode_lost, encode, encode_lost
 from .steps import BLOCK_STEPS, Planner, Step, StepMaker, slot_layout
 from .storage import open_store
+from .stored import StoredChoice, StoredUnits
 
 if TYPE_CHECKING:
     from streaming import StreamingDataset
@@ -166,12 +170,13 @@ class Loader(DataLoader[Batch]):
         self.__dict__["batch_sampler"] = SimpleNamespace(
             batch_size=local_rows, drop_last=True, sampler=sampler
         )
-        self._source = open_source(url, config)
+        agents = load_agents(url, config) if config.labels == "stored" else None
+        self._source = open_source(url, config, agents)
         self._threads = _Threads(self._source)
         # For those who never call close(); at the end of the process it is called for them.
         weakref.finalize(self, self._threads.abandon).atexit = False
         try:
-            self._agents = load_agents(url, config)
+            self._agents = agents or load_agents(url, config)
             self.console: Console | None = None
             if config.console is not None and self._agents is not None:
                 self.console = Console(config.console, self._agents)
@@ -180,7 +185,12 @@ class Loader(DataLoader[Batch]):
                 mosaic_layout(config) if self._mosaic else slot_layout(config, self._source)
             )
             self._plan = make_plan(config, self._slot_layout, self._source, self._agents)
-            self._mixture = open_mixture(self._source)
+            self._mixture: Mixture | StoredChoice = open_mixture(self._source)
+            if isinstance(self._source.units, StoredUnits) and self.console is not None:
+                self._mixture = StoredChoice(self._source.units, self.console, config)
+            self._pacer = None
+            if config.schedule is not None:
+                self._pacer = Pacer(config, self._source, self._mixture)
             self._delivered = self._acknowledged = 0
             self._table = self._delivered_table = self._planner(self._mosaic).table
         except BaseException:
@@ -293,6 +303,8 @@ class Loader(DataLoader[Batch]):
                 "loader.acknowledge(batch_id) or pass acknowledge=False"
             )
         self._meter.delivered(step, time.perf_counter() - started)
+        if self._pacer is not None:
+            self._pacer.delivered(step)
         return batch
 
     def _started(self) -> Ahead[Step]:
@@ -318,7 +330,7 @@ class Loader(DataLoader[Batch]):
             )
             self._threads.ahead = Ahead(
                 self._maker.make,
-                self.console.settled if self.console is not None else _always,
+                _settled(self.console, self._mixture),
                 first=self._delivered,
                 depth=self.config.depth,
                 timeout_s=self.config.batch_timeout_s,
@@ -329,7 +341,7 @@ class Loader(DataLoader[Batch]):
         """The threads that share the native scoring, where there is any."""
         config = self.config
         is_native = config.device == "cpu" and config.implementation in ("auto", "native")
-        if self.console is None or not is_native or config.num_score_threads == 1:
+        if not config.selects_inline or not is_native or config.num_score_threads == 1:
             return None
         return self._threads.scorers(config.num_score_threads)
 
@@ -347,6 +359,10 @@ class Loader(DataLoader[Batch]):
         if self.console is None or not ahead.is_blocked():
             return
         step = self._delivered
+        waits_for = None if self._pacer is None else self._pacer.waits_for(step)
+        if waits_for is not None and self.console.settled(step):
+            self._go_on_without(waits_for, ahead)
+            return
         if self.config.deterministic:
             raise StateError(
                 f"step {step} needs the rewards of refresh {self.console.awaited(step)}: call "
@@ -354,6 +370,18 @@ class Loader(DataLoader[Batch]):
                 "rewards) after each training step, or pass deterministic=False"
             )
         self.console.skip(step)
+        ahead.notify()
+
+    def _go_on_without(self, round_id: int, ahead: Ahead[Step]) -> None:
+        """Decide a round without its losses, or refuse to."""
+        assert self._pacer is not None
+        if self.config.deterministic:
+            raise StateError(
+                f"step {self._delivered} needs the losses of round {round_id}: call "
+                "loader.round_due() and loader.observe(round, losses) after each training step, or "
+                "pass deterministic=False"
+            )
+        self._pacer.skip()
         ahead.notify()
 
     def set_mixture(self, weights: Sequence[float], step: int | None = None) -> int:
@@ -371,6 +399,8 @@ class Loader(DataLoader[Batch]):
             StateError: The step is made already, or may be.
             ConfigError: The weights or the step do not fit.
         """
+        if not isinstance(self._mixture, Mixture):
+            raise ConfigError("the mixture is the console's: change its prior, or label inline")
         earliest = self._delivered + self.config.depth + BLOCK_STEPS + 1
         step = earliest if step is None else step
         if isinstance(step, bool) or not isinstance(step, int):
@@ -434,11 +464,67 @@ class Loader(DataLoader[Batch]):
             )
         rewards = np.asarray(rewards, dtype=np.float64)[order]
         console.credit(refresh, probes.ids, probes.states, probes.weights, rewards, probes.agent_of)
+        if self._pacer is not None and isinstance(self._mixture, StoredChoice):
+            self._pacer.renew(self._mixture.latest.weights)
         if self.config.ledger is not None and self.config.ranks[0] == 0:
             self._open_ledger().credit(probe_record(probes, rewards, self._delivered))
         self._probes = None
         if self._threads.ahead is not None:
             self._threads.ahead.notify()
+
+    # Schedule ------------------------------------------------------------------------------------
+
+    @property
+    def unit_names(self) -> list[str]:
+        """What a schedule paces, in words: the units of stored labels, else the streams."""
+        if self._source.units is not None:
+            return self._source.units.names
+        return [stream.url for stream in self._source.corpus.streams]
+
+    def round_due(self, steps_done: int | None = None) -> int | None:
+        """Return the round that begins after this many training steps until it is observed.
+
+        Args:
+            steps_done: Steps trained; None takes the batches delivered (or acknowledged) so far.
+        """
+        if self._pacer is None:
+            return None
+        done = self._acknowledged if steps_done is None else steps_done
+        return self._pacer.schedule.round_due(done)
+
+    def unit_probes(self) -> UnitProbes:
+        """Return the fixed probes of every unit; equal on all ranks and in every attempt."""
+        self._needs_pacer()
+        config = self.config
+        return draw_unit_probes(self._source, config.probes_per_unit, config.seq_len, config.seed)
+
+    def observe(
+        self,
+        round_id: int,
+        losses: ArrayLike,
+        influence: ArrayLike | None = None,
+        error: ArrayLike | None = None,
+    ) -> None:
+        """Hand in what the units' probes say at the start of a round.
+
+        Args:
+            round_id: The number that `round_due` gave.
+            losses: [U] > 0, the mean loss of each unit's probes.
+            influence: [U, U], with edges="lookahead", see `schedule.lookahead`; None: the last.
+            error: [U, U], its standard errors.
+
+        Raises:
+            StateError: It is the turn of another round, or too late.
+            ValueError: Losses do not fit.
+        """
+        self._needs_pacer().observe(round_id, losses, influence, error)
+        if self._threads.ahead is not None:
+            self._threads.ahead.notify()
+
+    def _needs_pacer(self) -> Pacer:
+        if self._pacer is None:
+            raise ConfigError("this loader has no schedule: pass schedule=ScheduleConfig(...)")
+        return self._pacer
 
     def acknowledge(self, batch_id: int) -> None:
         """Say that a batch, counted from 0 over the whole stream, was trained on."""
@@ -472,6 +558,7 @@ class Loader(DataLoader[Batch]):
             "mosaic": self._mosaic.base if self._mosaic is not None else None,
             "console": self.console.state_dict() if self.console is not None else None,
             "lost": encode_lost(self._lost),
+            "pacer": self._pacer.state() if self._pacer is not None else None,
         }
         return encode(body, self._table)
 
@@ -500,10 +587,16 @@ class Loader(DataLoader[Batch]):
             if mosaic is not None:
                 mosaic.resume(body.get("mosaic"))
             self._planner(mosaic).load(table)  # refuses what it cannot continue from
-            mixture = self._mixture.loaded(body.get("mixture"), step)
+            mixture = self._mixture
+            if isinstance(mixture, Mixture):
+                mixture = mixture.loaded(body.get("mixture"), step)
         self._threads.stop()
         if self.console is not None:
             self.console.load_state_dict(body.get("console"))
+        if isinstance(mixture, StoredChoice):
+            mixture.load(body.get("mixture"), step)
+        if self._pacer is not None:
+            self._pacer.load(body.get("pacer"), mixture)
         self._plan, self._slot_layout, self._mosaic, self._mixture = plan, layout, mosaic, mixture
         self._source.lose(lost)
         self._lost = self._source.lost
@@ -534,6 +627,8 @@ class Loader(DataLoader[Batch]):
         metrics["data/epoch"] = self._epoch()
         if self.console is not None:
             metrics.update(self.console.metrics())
+        if self._pacer is not None:
+            metrics.update(self._pacer.metrics())
         return metrics
 
     @property
@@ -596,6 +691,15 @@ def _join(threads: Sequence[threading.Thread]) -> None:
     until = time.monotonic() + _FAREWELL_S
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def _settled(
+    console: Console | None, mixture: Mixture | StoredChoice
+) -> Callable[[int], bool]:
+    """Return what tells whether all that a step depends on is known; it knows of no loader."""
+    if isinstance(mixture, StoredChoice):
+        return mixture.settled
+    return console.settled if console is not None else _always
 
 
 def _always(step: int) -> bool:

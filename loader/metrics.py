@@ -49,15 +49,19 @@ class Meter:
         self._room += step.room
         self._wait_s += wait_s
         self._waits.append(wait_s)
+        if step.states is not None:
+            self._count_mix(step.states[step.kept.candidate], step.kept.length)
         if step.selection is None or step.scores is None:
             self._offered_tokens += tokens
             return
         self._offered_tokens += int(step.candidates.length.sum())
         self._select_s += step.select_s
         self._scores.append(step.selection.scores.numpy().reshape(-1))
-        states = step.scores.states.numpy()[step.kept.candidate]
+        self._count_mix(step.scores.states.numpy()[step.kept.candidate], step.kept.length)
+
+    def _count_mix(self, states: np.ndarray, length: np.ndarray) -> None:
         for position, shares in enumerate(self._mix):
-            shares += np.bincount(states[:, position], step.kept.length, len(shares))
+            shares += np.bincount(states[:, position], length, len(shares))
 
     def read(self) -> dict[str, float]:
         """Return the metrics and start counting anew."""

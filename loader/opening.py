@@ -3,7 +3,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from .order.weights import Weight, epoch_choose
 from .prefetch import DiskCache, LostShard, ShardCache, Source, footprint, lost_shard
 from .shards import Ask, Shard, read_shard
 from .storage import open_store
+from .stored import StoredUnits
 
 if TYPE_CHECKING:
     from .shards.tokenise import Tokeniser
@@ -25,8 +27,16 @@ if TYPE_CHECKING:
 TOKENS = "tokens"  # what a tokenised column is called
 
 
-def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Source:
-    """Open a corpus with its order and its shard cache."""
+def open_source(
+    url: str | Path | Sequence[Stream], config: LoaderConfig, agents: AgentSet | None
+) -> Source:
+    """Open a corpus with its order and its shard cache.
+
+    Args:
+        url: Where it lies.
+        config: Of the loader.
+        agents: Those whose stored labels select; None where none do.
+    """
     corpus = open_corpus(
         list_streams(url, config.format),
         config.storage_options,
@@ -42,7 +52,11 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
         length_of = LengthOf(config.column, None if tokeniser is None else tokeniser.digest)
         wanted = _open_wanted(corpus, config)
         check_mosaic(corpus, config)
-        order = _open_order(corpus, config, wanted)
+        units = None if agents is None else _open_units(corpus, config, agents)
+        if units is None:
+            order = _open_order(corpus, config, wanted)
+        else:
+            order = units.order(**_order_settings(config, units.rows.samples))
         disk = _open_disk(config)
         is_small = 2 * int(corpus.shards.raw_bytes.sum()) <= config.budget_bytes
         cache = ShardCache(
@@ -64,6 +78,7 @@ def open_source(url: str | Path | Sequence[Stream], config: LoaderConfig) -> Sou
             cache,
             length_of=length_of,
             wanted=wanted,
+            units=units,
             disk=disk,
             shards_ahead=None if is_small else config.num_fetch_threads,
         )
@@ -170,6 +185,10 @@ def make_plan(
         model = [getattr(agents.model, name).numpy().tobytes().hex() for name in ("heads", "bias")]
         infos = [agent.to_dict() for agent in agents.agents]
         plan["agents"] = _digest([*model, json.dumps(infos, sort_keys=True)])
+    if source.units is not None:
+        plan |= {"labels": source.units.cells.digest, "keep": config.keep}
+    if config.schedule is not None:
+        plan["schedule"] = asdict(config.schedule)
     return json.loads(json.dumps(plan))  # as a state that was saved reads
 
 
@@ -190,9 +209,12 @@ def _open_wanted(corpus: Corpus, config: LoaderConfig) -> Wanted | None:
     return Wanted(corpus, Where.parse(config.where), kept_shards=4 * window)
 
 
-def _open_order(corpus: Corpus, config: LoaderConfig, wanted: Wanted | None) -> Order:
-    held = corpus if wanted is None else wanted
-    by_stream = np.split(held.samples_per_shard, corpus.first_shard[1:-1])
+def _open_units(corpus: Corpus, config: LoaderConfig, agents: AgentSet) -> StoredUnits:
+    strands = _order_settings(config, [corpus.samples_per_shard])["num_strands"]
+    return StoredUnits(corpus, agents, num_strands=strands, kept_shards=4 * config.window_shards)
+
+
+def _order_settings(config: LoaderConfig, by_stream: Iterable[np.ndarray]) -> dict[str, Any]:
     num_strands = config.num_strands
     if num_strands is None:
         num_strands = 1
@@ -201,12 +223,18 @@ def _open_order(corpus: Corpus, config: LoaderConfig, wanted: Wanted | None) -> 
         most = min(config.window_shards, smallest) if is_mixed else 1
         while num_strands * 2 <= most and config.slots % (num_strands * 2) == 0:
             num_strands *= 2
-    settings: dict[str, Any] = {
+    return {
         "seed": config.seed,
         "num_strands": num_strands,
         "ways": max(1, config.window_shards // num_strands),
         "shuffle": config.shuffle,
     }
+
+
+def _open_order(corpus: Corpus, config: LoaderConfig, wanted: Wanted | None) -> Order:
+    held = corpus if wanted is None else wanted
+    by_stream = np.split(held.samples_per_shard, corpus.first_shard[1:-1])
+    settings = _order_settings(config, by_stream)
     if wanted is None:
         return Order(by_stream, **settings)
     return WantedOrder(by_stream, wanted.locate, **settings)
@@ -237,9 +265,9 @@ def _fetch(
 ) -> Callable[[int, Callable[[int], np.ndarray]], Shard]:
     """Return the call that reads one shard: only what is wanted of it, checked, tokenised."""
     needed = {config.column}
-    if isinstance(config.agents, AgentSet):
+    if config.selects_inline and isinstance(config.agents, AgentSet):
         needed |= {agent.column for agent in config.agents.agents if agent.column is not None}
-    columns = tuple(sorted(needed)) if config.console is None else None
+    columns = None if config.selects_inline else tuple(sorted(needed))
 
     def fetch(shard_id: int, allocate: Callable[[int], np.ndarray]) -> Shard:
         rows = _rows(corpus, config, wanted, shard_id)

@@ -4,6 +4,7 @@
 A planner's table is the whole of what resuming needs of it; it is equal on all ranks.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from .order import Block, Cursor, Mixture, Order, Packing, SlotLayout
 from .order.mosaic import MosaicOrder
 from .order.mosaic_state import MosaicState
 from .prefetch import Source
+from .stored import StoredChoice
 
 _BATCHES_AHEAD = 256  # how far the shards of a foreign order are looked for
 
@@ -31,9 +33,15 @@ class StrandPlanner:
     """
 
     def __init__(
-        self, layout: SlotLayout, order: Order, source: Source, mixture: Mixture, slots: range
+        self,
+        layout: SlotLayout,
+        order: Order,
+        source: Source,
+        mixture: Mixture | StoredChoice,
+        slots: range,
     ) -> None:
-        self._cursor = Cursor(layout, order, source.lengths, mixture)
+        self._choice = mixture if isinstance(mixture, StoredChoice) else None
+        self._cursor = Cursor(layout, order, source.lengths, mixture, self._choice)
         self._num_queues = order.num_strands * order.num_streams
         per_strand = layout.num_slots // layout.num_strands
         self._strands = range(slots.start // per_strand, (slots.stop - 1) // per_strand + 1)
@@ -55,6 +63,10 @@ class StrandPlanner:
         """Start fetching what `num_steps` steps from `step` on will touch, and some beyond."""
         queues, weights = self.table[: self._num_queues], self._cursor.mixture.at(step)
         reach = self._cursor.reach(2 * num_steps)  # the next plan's are then on their way
+        if self._choice is not None:  # those that are passed over count as well
+            offered = weights / np.maximum(self._choice.rate(step), 1e-6)
+            reach = math.ceil(reach * offered.sum() / weights.sum())
+            weights = offered
         source.prefetch(queues, self._cursor.open_keys(), weights, self._strands, reach)
 
 

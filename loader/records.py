@@ -52,6 +52,10 @@ def step_record(step: Step, config: LoaderConfig) -> StepRecord:
     if step.scores is not None and step.selection is not None:
         votes, states = step.scores.votes.numpy(), step.scores.states.numpy()
         total = step.selection.scores.numpy().reshape(-1)
+    elif step.states is not None and policy is not None:
+        states = step.states
+        votes = policy.memory[np.arange(num_agents), states]
+        total = (policy.theta * ((votes - policy.shift) * policy.scale)).sum(axis=1)
     return StepRecord(
         step=step.step,
         policy_version=policy.version if policy is not None else 0,

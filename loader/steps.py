@@ -71,7 +71,8 @@ class Step:
     `table` is the cursor behind this step, `num_tokens` what the local batch holds and `room` what
     it could hold.
     `scores`, `selection` and `policy` are None without a console. `lost` are the shards that this
-    step and those behind it do without. Where `returning` is set, `kept`, `scores`, `selection` and
+    step and those behind it do without. `states` [m, A] are the stored labels of the pieces, where
+    those select. Where `returning` is set, `kept`, `scores`, `selection` and
     `num_tokens` are not known before `StepMaker.receive`.
     """
 
@@ -89,6 +90,7 @@ class Step:
     room: int
     lost: tuple[LostShard, ...] = ()
     returning: Returning | None = None
+    states: np.ndarray | None = None
 
 
 def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
@@ -96,7 +98,7 @@ def slot_layout(config: LoaderConfig, source: Source) -> SlotLayout:
     rows = config.batch_rows // config.slots
     packing = Packing[config.packing.upper()]
     lanes, num_candidates = config.lanes, 0
-    if config.console is not None:
+    if config.selects_inline:
         packing = Packing.OFFER
         mean = max(source.mean_piece_tokens(config.seq_len), 1.0)
         rounds = math.ceil(rows * config.seq_len / (config.keep * mean * config.lanes))
@@ -176,6 +178,7 @@ class StepMaker:
         self._source = source
         self._config = config
         self._console = console
+        self._units = source.units
         self._slots = range(rank * local, (rank + 1) * local)
         self._layout = BatchLayout(
             slots=local, rows_per_slot=layout.rows_per_slot, row_tokens=layout.row_tokens
@@ -186,11 +189,12 @@ class StepMaker:
         # implementation="triton" on the CPU takes the device's way too: so the interpreter runs it.
         takes_device = self._copy.crosses or config.implementation == "triton"
         self._choice: DeviceChoice | None = None
-        if agents is not None and takes_device and np.can_cast(source.stored_dtype, np.int64):
-            self._choice = DeviceChoice(source, agents, config, self._layout, self._copy)
+        voters = agents if config.selects_inline else None
+        if voters is not None and takes_device and np.can_cast(source.stored_dtype, np.int64):
+            self._choice = DeviceChoice(source, voters, config, self._layout, self._copy)
         self._scorer: Scorer | None = None
-        if agents is not None and self._choice is None:
-            self._scorer = Scorer(source, agents, config, self._layout, scorers)
+        if voters is not None and self._choice is None:
+            self._scorer = Scorer(source, voters, config, self._layout, scorers)
         self._gathered = np.empty(0, source.token_dtype)  # a step's candidates; used again
         self._planner = planner
         self._block: _Local | None = None
@@ -203,7 +207,12 @@ class StepMaker:
         block = self._block
         if self._console is None:
             return self._stream(step, block)
-        return self._choose(step, block, self._console.policy(step))
+        policy = self._console.policy(step)
+        if self._units is None:
+            return self._choose(step, block, policy)
+        made, at = self._stream(step, block), block.pieces(step)
+        made.policy, made.states = policy, self._units.states(block.shard[at], block.row[at])
+        return made
 
     def receive(self, step: Step) -> dict[str, torch.Tensor]:
         """Hand the batch over to the caller's stream, and settle what returned of it."""

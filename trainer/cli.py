@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from ..loader.errors import ConfigError, MootError
 
-_COMMANDS = ("corpus", "convert", "index", "fit", "doctor", "inspect", "train", "report", "demo")
+_COMMANDS = ("corpus", "convert", "index", "fit", "label", "doctor", "inspect", "train", "report", "demo")
 
 
 class _InOrder(TyperGroup):
@@ -255,6 +255,22 @@ def fit(
     with _display() as display:
         report = fit_agents(corpus, config, display.progress)
     Terminal().print(report_table(report))
+
+
+@app.command()
+def label(
+    corpus: Annotated[str, typer.Argument(metavar="URL", help="A corpus that was fitted.")],
+) -> None:
+    """Store what the fitted agents say of every document beside the shards."""
+    from ..loader import AgentSet
+    from ..loader.label import label_corpus
+    from ..loader.storage import open_store
+
+    agents = AgentSet.load(open_store(corpus))
+    url = f"{corpus.rstrip('/')}/train"
+    with _display() as display:
+        label_corpus(url, agents, progress=lambda n, of: display.progress("label", n, of, ""))
+    Terminal().print(f"labels [bold]{escape(url)}/labels.parquet[/]", **_LINE)
 
 
 @app.command()

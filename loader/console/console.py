@@ -118,6 +118,12 @@ class Console:
         """Whether every refresh effective at or before `step` has been credited."""
         return self._timeline.wanted_version(step) <= self.version
 
+    def next_policy_step(self, step: int) -> int | None:
+        """Return the first step behind `step` at which another policy may be in force, or None."""
+        if self._refresh_steps is None:
+            return None
+        return self._timeline.effective_step(self._timeline.wanted_version(step) + 1)
+
     def awaited(self, step: int) -> int | None:
         """Return the first refresh that `step` depends on and that is not credited, or None."""
         return None if self.settled(step) else self.version + 1

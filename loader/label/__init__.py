@@ -4,6 +4,7 @@
 | file | holds |
 |---|---|
 | `fit.py` | a corpus in a bucket -> agents and report beside it |
+| `label.py` | fitted agents -> labels stored beside the shards |
 | `model.py` | pieces in memory -> the fitted n-gram model; a pure function |
 | `config.py` | `FitConfig` |
 | `pieces.py` | the seeded sample of candidates |
@@ -18,6 +19,7 @@
 
 from .config import FitConfig
 from .fit import fit
+from .label import label_corpus
 from .report import report_table
 
-__all__ = ["FitConfig", "fit", "report_table"]
+__all__ = ["FitConfig", "fit", "label_corpus", "report_table"]

@@ -8,6 +8,7 @@ plans which pieces of which documents stand in which slot and is the whole of wh
 from .cursor import Block, Cursor, Packing, SlotLayout, default_num_slots, new_table
 from .mixture import Mixture
 from .strands import ORDER_VERSION, Order
+from .units import UnitOrder
 from .wanted import WantedOrder
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Order",
     "Packing",
     "SlotLayout",
+    "UnitOrder",
     "WantedOrder",
     "default_num_slots",
     "new_table",

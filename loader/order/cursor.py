@@ -12,18 +12,49 @@ Source: csrc/plan.h.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 
 from .._core import POSITION_BITS, draws, plan
 from ..errors import ConfigError, StateError
-from .mixture import Mixture
 from .strands import Order
 
 _AHEAD_LIMIT = 1 << 22  # a strand that meets this many documents without a token gives up
+_EPOCHS_IN_VAIN = 2  # after which a strand gives the best it has
 _SLACK = 1.25  # documents looked into beyond what the last plan used
 
 Documents = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Weights(Protocol):
+    """The weights of the streams over the steps: a `Mixture`, or what takes its place."""
+
+    def at(self, step: int) -> np.ndarray:
+        """Return the weights of a step: int64 [num_streams]."""
+
+    def next_change(self, step: int) -> int | None:
+        """Return the first step behind `step` at which weights may change, None if none is."""
+
+    def starts_at(self, step: int) -> bool:
+        """Whether other weights hold from this step on."""
+
+
+class Choice(Protocol):
+    """Which documents of a stream are drawn, and which are passed over."""
+
+    def accepts(
+        self, step: int, keys: np.ndarray, shards: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return which documents, bool [m], are accepted where they are drawn at a step."""
+
+    def best(
+        self, step: int, keys: np.ndarray, shards: np.ndarray, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return which documents, bool [m], are accepted most often: one at least."""
+
+    def rate(self, step: int) -> np.ndarray:
+        """Return which share of each stream's documents is accepted: [num_streams]."""
 
 
 class Packing(IntEnum):
@@ -115,14 +146,22 @@ class Cursor:
         order: Where the documents stand.
         lengths: Returns the tokens, int64 [m], of documents at (shard [m], row [m]).
         mixture: The weights of the streams.
+        choice: Which documents a stream passes over; None: none. What is drawn of a stream is then
+            its next accepted document, so weights count accepted ones.
     """
 
     def __init__(
-        self, layout: SlotLayout, order: Order, lengths: Documents, mixture: Mixture
+        self,
+        layout: SlotLayout,
+        order: Order,
+        lengths: Documents,
+        mixture: Weights,
+        choice: Choice | None = None,
     ) -> None:
         self.layout = layout
         self.order = order
         self.mixture = mixture
+        self._choice = choice
         self._lengths = lengths
         self.table = new_table(layout, order.num_streams)
         self._num_queues = order.num_streams * layout.num_strands
@@ -173,10 +212,13 @@ class Cursor:
         """Plan with `count` draws of each strand; None if that was too few for one step."""
         layout, weights = self.layout, self.mixture.at(step)
         ahead, shards, rows = [], [], []
+        passed: dict[int, np.ndarray] = {}  # by queue: the position behind each of its draws
         for strand in range(layout.num_strands):
             first = strand * self.order.num_streams
             pairs = self.table[first : first + self.order.num_streams]
             keys = draws(pairs, weights, first, count)
+            if self._choice is not None:
+                keys = self._accepted_keys(step, keys, passed)
             shard, row = self.order.locate(keys)
             length = self._lengths(shard, row)
             self._check_fertile(strand, weights, length)
@@ -193,11 +235,45 @@ class Cursor:
         tables = tables.reshape(len(end), *self.table.shape)
         drawn = tables[-1, : self._num_queues, 0].sum() - self.table[: self._num_queues, 0].sum()
         self._per_step = max(float(drawn) / len(end) / layout.num_strands, 1.0)
+        for queue, behind in passed.items():
+            tables[:, queue, 0] = behind[tables[:, queue, 0] - self.table[queue, 0]]
         self.table = tables[-1]
         # Documents of lanes are numbered ~lane: negative, so they index from the back.
         shard = np.concatenate([*shards, lane_shard[::-1]])[document]
         row = np.concatenate([*rows, lane_row[::-1]])[document]
         return Block(step, end, tables, slot, shard, row, offset, length, target)
+
+    def _accepted_keys(
+        self, step: int, keys: np.ndarray, passed: dict[int, np.ndarray]
+    ) -> np.ndarray:
+        """Turn the draws of a strand into accepted documents, each queue's in their order."""
+        accepted = np.empty_like(keys)
+        queues = keys >> POSITION_BITS
+        for queue in np.unique(queues).tolist():
+            nth = np.flatnonzero(queues == queue)
+            found = self._next_accepted(step, queue, len(nth))
+            accepted[nth] = (queue << POSITION_BITS) | found
+            passed[queue] = np.concatenate([self.table[queue, :1], found + 1])
+        return accepted
+
+    def _next_accepted(self, step: int, queue: int, num: int) -> np.ndarray:
+        """Return the positions of a queue's next `num` accepted documents: int64 [num]."""
+        assert self._choice is not None
+        strand, stream = divmod(queue, self.order.num_streams)
+        first, found, missing, in_vain = int(self.table[queue, 0]), [], num, 0
+        rate = max(float(self._choice.rate(step)[stream]), 1e-6)
+        patience = max(_EPOCHS_IN_VAIN * self.order.num_samples(strand, stream), 64)
+        while missing > 0:
+            size = min(int(missing / rate * _SLACK) + 16, patience)
+            positions = np.arange(first, first + size)
+            some = (queue << POSITION_BITS) | positions
+            # A strand may hold none of the documents for which its stream is drawn.
+            look = self._choice.best if in_vain >= patience else self._choice.accepts
+            found.append(positions[look(step, some, *self.order.locate(some))][:missing])
+            missing -= len(found[-1])
+            in_vain = 0 if len(found[-1]) else in_vain + size
+            first += size
+        return np.concatenate(found)
 
     def _check_fertile(self, strand: int, weights: np.ndarray, length: np.ndarray) -> None:
         """Raise if whole epochs of all streams that are drawn were looked into in vain."""

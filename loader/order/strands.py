@@ -157,7 +157,7 @@ class Order:
             )
         shards = np.arange(len(samples), dtype=np.int64)
         if self.is_shuffled and len(samples):
-            permute(shards, len(samples), mix64(self._seed ^ mix64(stream)))
+            permute(shards, len(samples), self._line_key(stream))
         is_staggered = self.is_shuffled and self.ways == 1 and self.num_strands > 1
         cut = _cut_staggered if is_staggered else _cut_evenly
         return cut(shards + first_shard, samples[shards], self.num_strands)
@@ -176,11 +176,21 @@ class Order:
         key = mix64((self._seed * 0x9E3779B97F4A7C15 + epoch) & _MASK64) ^ mix64(queue)
         order = np.arange(len(parts.shard), dtype=np.int64)
         if self.is_shuffled:
-            moving = order[parts.moving] - parts.moving.start
-            permute(moving, len(moving), key)
+            moving = self._reading_order(parts.shard[parts.moving], key, queue)
             order[parts.moving] = moving + parts.moving.start
         start = np.concatenate([[0], np.cumsum(parts.num_rows[order])])
         return _Epoch(start, parts.shard[order], parts.first_row[order], key)
+
+    def _line_key(self, stream: int) -> int:
+        """Return the key of the line that a stream's shards are cut from."""
+        return mix64(self._seed ^ mix64(stream))
+
+    def _reading_order(self, shards: np.ndarray, key: int, queue: int) -> np.ndarray:
+        """Return the order in which an epoch reads the shards of a strand that move."""
+        del queue
+        order = np.arange(len(shards), dtype=np.int64)
+        permute(order, len(order), key)
+        return order
 
     def _locate_in(
         self, queue: int, epoch: int, index: np.ndarray

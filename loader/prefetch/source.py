@@ -6,17 +6,36 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from .._core import POSITION_BITS
 from ..corpus import Corpus, LengthOf, Wanted
+from ..corpus.units import JointCells, UnitRows
 from ..order import Order
 from .cache import ShardCache
 from .disk import DiskCache
 from .failures import LostShard
 
 _SHARDS_MEASURED = 4
+
+
+class Units(Protocol):
+    """What the streams of an order are, where they are units of stored labels."""
+
+    rows: UnitRows
+    cells: JointCells
+
+    @property
+    def names(self) -> list[str]:
+        """What each unit holds, in words."""
+
+    def states(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the stored states, int32 [m, A], of documents at (shard, row)."""
+
+    def units_of(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the units, int64 [m], of documents at (shard, row)."""
 
 
 class Source:
@@ -30,6 +49,7 @@ class Source:
         cache: The decoded shards.
         length_of: What lengths stored beside the shards must count to be used.
         wanted: The documents of the order; None where it is all of them.
+        units: What the streams of the order are, where they are units of stored labels.
         disk: Where stored shards are kept, for its counters.
         shards_ahead: Shards fetched beyond those that are being read; None fetches all that the
             order names and the budget allows.
@@ -45,6 +65,7 @@ class Source:
         *,
         length_of: LengthOf,
         wanted: Wanted | None = None,
+        units: Units | None = None,
         disk: DiskCache | None = None,
         shards_ahead: int | None = None,
     ) -> None:
@@ -57,6 +78,7 @@ class Source:
         self.disk = disk
         self.window_shards = order.ways * order.num_strands
         self.wanted = wanted
+        self.units = units
         self._fixed = _fixed_length(encoding)
         self.length_of = length_of
         self._shards_ahead = shards_ahead
@@ -125,6 +147,8 @@ class Source:
             shards = shards[: max(num_open, len(needed)) + self._shards_ahead]
         if self.wanted is not None:
             self.wanted.prepare(located, set(shards))
+        if self.units is not None:
+            self.units.rows.prepare(located)
         self.cache.prefetch(shards)
 
     def _needed(self, queues: np.ndarray, strands: range) -> np.ndarray:
@@ -195,7 +219,8 @@ class Source:
         if self._fixed is not None:
             return np.full(num_streams, True)
         first = self.corpus.first_shard[:-1].tolist()
-        return np.array([self._stored_lengths(shard) is not None for shard in first])
+        known = np.array([self._stored_lengths(shard) is not None for shard in first])
+        return known if self.units is None else np.full(num_streams, known[0])
 
     def _shard_lengths(self, shard_id: int) -> np.ndarray:
         with self._lock:

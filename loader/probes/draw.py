@@ -65,7 +65,10 @@ def draw_probes(
             f"num_probes is {plan.num_probes}, but only {len(pool.length)} pieces were found in "
             f"the shards of refresh {refresh}: lower num_probes or raise window_shards"
         )
-    states = score(source, agents, pool, policy).states.numpy()
+    if source.units is not None:
+        states = source.units.states(pool.shard, pool.row)
+    else:
+        states = score(source, agents, pool, policy).states.numpy()
     cells = agents.cells(states)
     chosen, weights, agent_of = stratify(
         states, cells, plan.num_probes, int(rng.integers(1 << 62)), plan.mode

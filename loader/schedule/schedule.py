@@ -83,6 +83,16 @@ class Schedule:
         """The rounds decided, from the one under way on."""
         return list(self._rounds)
 
+    @property
+    def num_observed(self) -> int:
+        """The rounds observed, and so the one that is due next."""
+        return self._num_observed
+
+    @property
+    def decided_until(self) -> int:
+        """The first step of the first round that is not decided."""
+        return self.config.first_step(self._num_decided)
+
     def round_due(self, steps_done: int) -> int | None:
         """Return the round that begins after so many steps if its losses are wanted, else None."""
         is_due = steps_done == self.config.first_step(self._num_observed)
@@ -128,6 +138,13 @@ class Schedule:
         check_finite("losses", losses_N)
         self._learn(losses_N, influence, error)
         self._losses = losses_N.copy()
+        self._num_observed += 1
+        return self._decide()
+
+    def skip(self) -> list[Change]:
+        """Decide one more round without the losses of the one that is due."""
+        self._leave()
+        self._losses = None
         self._num_observed += 1
         return self._decide()
 
@@ -217,14 +234,19 @@ class Schedule:
             if self.config.edges != "lookahead":
                 raise ValueError("influence is handed in, but edges are learnt by regression")
             self._average.update(relative(influence, losses_N), relative(error, losses_N))
-        if self._num_observed and self._losses is not None:
-            # The round before this one is over: it stands first.
-            done = self._rounds.pop(0)
-            self._planned += done.counts
-            if self.config.edges == "regression":
-                drops_N = (self._losses - losses_N) / self._losses
-                self._regression.update(done.counts / done.counts.sum(), drops_N)
+        done = self._leave()
+        if done is not None and self._losses is not None and self.config.edges == "regression":
+            drops_N = (self._losses - losses_N) / self._losses
+            self._regression.update(done.counts / done.counts.sum(), drops_N)
         self._belief = self._believe()
+
+    def _leave(self) -> Round | None:
+        """Count the round before the one that is due, if there is one, and return it."""
+        if not self._num_observed:
+            return None
+        done = self._rounds.pop(0)
+        self._planned += done.counts
+        return done
 
     def _believe(self) -> Belief:
         settings = {"delta": self.config.delta, "num_errors": self.config.num_errors}

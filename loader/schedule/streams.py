@@ -39,18 +39,18 @@ def schedule_streams(
         ConfigError: Labels are inline, the order is foreign, there is one stream, or a decision
             would come for steps that may be planned already.
     """
-    if loader.console is not None:
+    if loader.selects_inline:
         raise ConfigError(
             "a schedule paces units whose labels are stored: this loader's console labels inline, "
-            "where a step's candidates are fixed before their units are known; leave out "
-            "`console`, or the schedule"
+            "where a step's candidates are fixed before their units are known; pass "
+            "labels='stored', or leave out the schedule"
         )
     if loader.order != "strands":
         raise ConfigError(f"a schedule needs order='strands': order={loader.order!r} is not ours")
     if len(weights) < 2:
         raise ConfigError(
-            "a schedule paces streams against each other, here is one: give a stream for each "
-            "unit (cells inside of one stream are not drawn apart)"
+            "a schedule paces streams or units against each other, here is one: give several "
+            "streams, or a console with labels='stored'"
         )
     if config.lag_rounds * config.round_steps < steps_ahead:
         raise ConfigError(

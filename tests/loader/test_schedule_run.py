@@ -313,9 +313,10 @@ def read_on(loader, schedule, first, steps, influence):
 )
 def test_what_cannot_be_paced_is_refused_by_name(units, changes, paced, message):
     settings = SimpleNamespace(**{"console": None, "order": "strands", "batch_rows": 8} | changes)
+    settings.selects_inline = settings.console is not None
     ways = {"weights": [1, 1], "num_strands": 2, "steps_ahead": 73}
     with pytest.raises(ConfigError, match=message):
         schedule_streams(ScheduleConfig(**PACE | paced), settings, **ways)
     with pytest.raises(ConfigError, match="here is one"):
-        settings.console, settings.order = None, "strands"
+        settings.selects_inline, settings.order = False, "strands"
         schedule_streams(ScheduleConfig(**PACE), settings, **ways | {"weights": [1]})

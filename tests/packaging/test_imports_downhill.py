@@ -25,15 +25,15 @@ MAY_IMPORT = {
     "batches": {"errors", "shards"},
     "agents": {"errors", "storage"},
     "console": {"errors", "agents"},
-    "probes": {"errors", "agents", "batches", "console", "order", "prefetch", "steps"},
+    "probes": {"errors", "agents", "batches", "console", "order", "prefetch", "scoring"},
     "ledger": {"errors", "storage"},
     "schedule": {"errors", "config"},
     "label": {"errors", "storage", "shards", "corpus", "order", "agents"},
 }
 # These join the rooms.
 WIRING = (
-    *("choosing", "config", "loader", "metrics", "opening"),
-    *("planning", "records", "state", "steps"),
+    *("choosing", "config", "loader", "metrics", "opening", "pacing"),
+    *("planning", "records", "scoring", "state", "steps", "stored"),
 )
 MAY_IMPORT |= {name: {*MAY_IMPORT, *WIRING} - {"label"} for name in WIRING}
 

@@ -108,6 +108,7 @@ COMMANDS = {
     "--tokenizer --eod",
     "fit": "CORPUS --seed --num-topics --force",
     "doctor": "URL --option",
+    "label": "CORPUS",
     "inspect": "URL",
     "train": "--config --out --seed",
     "report": "RUN",
