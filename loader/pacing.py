@@ -4,7 +4,8 @@
 Units are those of stored labels under a console, whose table gives the budgets, or the streams of a
 loader without one. A round's weights are stated before a step of it may be planned; where it is the
 console's own mix that holds, nothing is stated, so without influence the stream is bit for bit that
-of no schedule. Source: docs/d3.md, "The schedule".
+of no schedule. A horizon of a console that learns is the life of one policy, whose table its
+budgets are. Source: docs/d3.md, "The schedule".
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .config import LoaderConfig
+from .console import ConsoleConfig
 from .errors import ConfigError, StateError
 from .order import Mixture
 from .prefetch import Source
+from .schedule.config import ScheduleConfig
 from .schedule.pacing import integer_counts
 from .schedule.schedule import Schedule
 from .schedule.streams import schedule_streams
@@ -50,6 +53,10 @@ class Pacer:
         self._size = config.schedule.horizon_steps
         if config.schedule.inside == "mixed":
             self._size *= config.batch_rows // source.order.num_strands
+        begin = 0
+        if isinstance(mixture, StoredChoice) and mixture.console.next_policy_step(0) is not None:
+            begin = mixture.console.config.policy_lag
+            _check_horizons(config.schedule, mixture.console.config)
         self._own = self._fed(mixture.at(0))
         self.schedule: Schedule = schedule_streams(
             config.schedule,
@@ -57,6 +64,7 @@ class Pacer:
             weights=self._own,
             num_strands=source.order.num_strands,
             steps_ahead=ahead,
+            begin=begin,
         )
         self._consumed = np.zeros(len(self._own), np.int64)
         self._num_skipped = 0
@@ -147,3 +155,14 @@ class Pacer:
                 return np.where(left > 0, weights, 0).tolist()
             left[counts == 0] = 0
         raise ConfigError("a schedule has nothing to pace: no unit is drawn")
+
+
+def _check_horizons(schedule: ScheduleConfig, console: ConsoleConfig) -> None:
+    """Refuse rounds that would be decided before the policy of their horizon is there."""
+    lag = schedule.lag_rounds * schedule.round_steps
+    if schedule.horizon_steps != console.refresh_steps or lag > console.policy_lag:
+        raise ConfigError(
+            f"schedule.horizon_steps {schedule.horizon_steps} must be the console's refresh_steps "
+            f"{console.refresh_steps}, and lag_rounds * round_steps {lag} at most its policy_lag "
+            f"{console.policy_lag}: a horizon spends the budgets of one policy"
+        )

@@ -169,11 +169,9 @@ class StoredChoice:
         """Return the weights of a step: int64 [U]."""
         stated = next(weights for first, weights in reversed(self._rounds) if first <= step)
         table = self.table(step)
-        # A unit of which the policy accepts nothing has nothing to give, whatever the round says.
+        # Where a policy came late, a round may be of units of which it accepts nothing.
         weights = table.weights if stated is None else np.where(table.rate > 0, stated, 0)
-        if not weights.any():
-            raise ConfigError(f"step {step}: no document of any unit is accepted; raise keep")
-        return weights
+        return weights if weights.any() else table.weights
 
     def next_change(self, step: int) -> int | None:
         """Return the first step behind `step` at which something may change, None if none is."""

@@ -19,7 +19,10 @@ from typer.core import TyperGroup
 
 from ..loader.errors import ConfigError, MootError
 
-_COMMANDS = ("corpus", "convert", "index", "fit", "label", "doctor", "inspect", "train", "report", "demo")
+_COMMANDS = (
+    *("corpus", "convert", "index", "fit", "label"),
+    *("doctor", "inspect", "train", "report", "demo"),
+)
 
 
 class _InOrder(TyperGroup):

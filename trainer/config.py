@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..loader import ConsoleConfig
 from ..loader.errors import ConfigError
+from ..loader.schedule import ScheduleConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,6 +30,8 @@ class DataConfig:
     """The bucket folder with train/, reference/, heldout/ and tokenizer.json."""
     kind: str = "console"
     """"random" streams everything, "threshold" cuts by the quality label, "console" selects."""
+    labels: str = "inline"
+    """"inline" scores what is streamed, "stored" takes the labels of `moot label` ("console")."""
     keep: float = 0.25
     """The share of candidate tokens trained on ("threshold" and "console")."""
     threshold: int = 3
@@ -132,6 +135,32 @@ class FeedbackSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleSettings(ScheduleConfig):
+    """[schedule]: how units are paced (the fields of `ScheduleConfig`), and how they are probed."""
+
+    probes_per_unit: int = 16
+    """Documents of each unit; fewer where the smallest unit has fewer."""
+    max_probe_tokens: int = 64
+    """Tokens of a probe that are read."""
+    refresh_rounds: int = 1
+    """Influence is measured every so manyth round (edges = "lookahead")."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        ScheduleConfig.__post_init__(self)
+        least = {"probes_per_unit": 2, "max_probe_tokens": 2, "refresh_rounds": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"schedule.{name} is {getattr(self, name)}, must be >= {value}")
+
+    @property
+    def pace(self) -> ScheduleConfig:
+        """The part that is the loader's."""
+        names = (each.name for each in fields(ScheduleConfig))
+        return ScheduleConfig(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """A whole run. `out` is its directory; `seed` names order, model and probes."""
 
@@ -142,9 +171,16 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
+    schedule: ScheduleSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        is_stored = self.data.kind == "console" and self.data.labels == "stored"
+        if self.schedule is not None and not is_stored:
+            raise ConfigError(
+                "[schedule] paces the units of stored labels: it needs data.kind = 'console' and "
+                "data.labels = 'stored'"
+            )
         if self.data.batch_rows % self.train.accumulation:
             raise ConfigError(
                 f"train.accumulation ({self.train.accumulation}) must divide data.batch_rows "
@@ -166,9 +202,12 @@ class RunConfig:
             "model": ModelConfig,
             "train": TrainConfig,
             "feedback": FeedbackSettings,
+            "schedule": ScheduleSettings,
         }
         values = {
-            name: _section(sections[name], value, name) if name in sections else value
+            name: _section(sections[name], value, name)
+            if name in sections and value is not None
+            else value
             for name, value in settings.items()
         }
         if "console" in values:

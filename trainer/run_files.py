@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run: run.json, metrics.jsonl, evals.jsonl, summary.json.
+"""The files of a run: run.json, metrics.jsonl, evals.jsonl, rounds.jsonl, summary.json.
 
 Lines are written as they come. A run that resumes at step s drops the lines of later steps, so that
 each step stands once.
@@ -45,7 +45,7 @@ class RunFiles:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl or evals.jsonl."""
+        """Append one line to a .jsonl file."""
         with (self.folder / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -56,8 +56,11 @@ class RunFiles:
 
     def rewind(self, step: int) -> None:
         """Drop all lines of steps after `step`."""
-        for name in ("metrics.jsonl", "evals.jsonl"):
+        for name in ("metrics.jsonl", "evals.jsonl", "rounds.jsonl"):
             kept = [json.dumps(row) for row in self._rows(name) if row["step"] <= step]
+            if not kept and name == "rounds.jsonl":
+                (self.folder / name).unlink(missing_ok=True)
+                continue
             part = self.folder / f"{name}.part"
             part.write_text("".join(f"{line}\n" for line in kept))
             part.replace(self.folder / name)

@@ -24,6 +24,7 @@ from .corpora import read_meta
 from .evaluate import evaluate
 from .feedback import Feedback, FeedbackConfig
 from .model import GPT, GPTConfig, autocast, loss
+from .pacing import UnitMeasure
 from .recipe import learning_rate, make_optimizer, pick_device, threshold_console
 from .run_files import RunFiles
 
@@ -53,7 +54,7 @@ class _Clock:
     """Seconds spent on the run and on its parts, over all its attempts."""
 
     def __init__(self) -> None:
-        self._parts = dict.fromkeys(("feedback", "evaluation", "wait"), 0.0)
+        self._parts = dict.fromkeys(("feedback", "probes", "evaluation", "wait"), 0.0)
         self._before = 0.0
         self._started = time.perf_counter()
 
@@ -72,7 +73,7 @@ class _Clock:
     def load(self, spent: Mapping[str, float]) -> None:
         """Go on from the times of earlier attempts."""
         self._before = spent["wall"]
-        self._parts = {name: spent[name] for name in self._parts}
+        self._parts = {name: spent.get(name, 0.0) for name in self._parts}
 
 
 class Trainer:
@@ -107,6 +108,7 @@ class Trainer:
         self.model = GPT(self._model_config(meta["vocab_size"])).to(self.device)
         self.optimizer = make_optimizer(self.model, config)
         self.feedback = self._feedback()
+        self._measure: UnitMeasure | None = None
         self._clock = _Clock()
         self._select_s = 0.0
         self._tokens = 0
@@ -121,8 +123,14 @@ class Trainer:
             self.files.rewind(start if start else -1)
             self.files.write_run(self._describe(loader))
             self._clock.start()
+            if self.config.schedule is not None:
+                probes = loader.unit_probes()
+                self._measure = UnitMeasure(
+                    self.model, self.optimizer, probes, self.config.schedule
+                )
             if start == 0:
                 self._evaluate(0)
+                self._probe(loader, 0)
             self._train(loader, start)
         summary = self._summary()
         self.files.write_summary(summary)
@@ -140,6 +148,7 @@ class Trainer:
             losses.append(self._step(step, batch))
             done = step + 1
             self._refresh(loader, done)
+            self._probe(loader, done)
             is_last = done == train.steps
             if done % train.log_steps == 0 or is_last:
                 self._log(loader, done, torch.stack(losses).mean().item(), len(losses), window)
@@ -185,6 +194,26 @@ class Trainer:
         loader.credit(refresh, probes.ids, rewards)
         self._clock.add("feedback", started)
 
+    def _probe(self, loader: Loader, steps_done: int) -> None:
+        """Hand in what the units' probes say if a round begins after this many steps."""
+        due = loader.round_due(steps_done)
+        if due is None:
+            return
+        assert self._measure is not None
+        started = time.perf_counter()
+        influence, error = None, None
+        if self._measure.wants_influence(due):
+            rate = learning_rate(steps_done, self.config)
+            losses, influence, error = self._measure.influence(rate)
+        else:
+            losses = self._measure.losses()
+        loader.observe(due, losses, influence, error)
+        self._clock.add("probes", started)
+        row = {"step": steps_done, "round": due, "losses": losses.tolist()}
+        if influence is not None and error is not None:
+            row |= {"influence": influence.tolist(), "error": error.tolist()}
+        self.files.append("rounds.jsonl", row)
+
     def _evaluate(self, step: int) -> None:
         started = time.perf_counter()
         row: dict[str, float] = {"step": step, "tokens": self._tokens}
@@ -213,6 +242,9 @@ class Trainer:
             "wall_s": self._clock.read()["wall"],
             **metrics,
         }
+        if self._measure is not None:
+            spent = self._clock.read()
+            row["schedule/probe_time(%)"] = 100 * spent["probes"] / max(spent["wall"], 1e-9)
         self.files.append("metrics.jsonl", row)
         self._observe(row)
 
@@ -227,7 +259,10 @@ class Trainer:
             seed=self.config.seed,
             console=self._console(),
             agents=self.agents,
+            labels=data.labels if data.kind == "console" else "inline",
             keep=data.keep,
+            schedule=self.config.schedule.pace if self.config.schedule is not None else None,
+            probes_per_unit=getattr(self.config.schedule, "probes_per_unit", 16),
             num_probes=self.config.feedback.num_probes,
             window_shards=data.window_shards,
             budget_bytes=data.budget_mb << 20,
@@ -316,6 +351,7 @@ class Trainer:
             "corpus": self.config.data.corpus,
             "domains": self._domains,
             "agents": [{"name": a.name, "states": list(a.state_names)} for a in agents],
+            "units": loader.unit_names if self.config.data.labels == "stored" else [],
             "parameters": self.model.num_parameters(),
         }
 
@@ -329,6 +365,7 @@ class Trainer:
             "wall_s": spent["wall"],
             "selection_s": self._select_s,
             "feedback_s": spent["feedback"],
+            "probes_s": spent["probes"],
             "evaluation_s": spent["evaluation"],
             "wait_s": spent["wait"],
         }

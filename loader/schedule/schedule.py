@@ -41,13 +41,17 @@ class Schedule:
         config: How.
         per_step: Documents (or other parts) of a step that counts can tell apart; 1 with
             inside="ordered", where a step is of one unit.
+        begin: The step at which the first horizon begins.
 
     Raises:
         ConfigError: A unit that is wanted would get nothing over the horizon.
     """
 
-    def __init__(self, weights: Sequence[int], config: ScheduleConfig, per_step: int = 1) -> None:
+    def __init__(
+        self, weights: Sequence[int], config: ScheduleConfig, per_step: int = 1, begin: int = 0
+    ) -> None:
         self.config = config
+        self._begin = begin
         self._per_step = per_step
         if per_step < 1 or (config.inside == "ordered" and per_step != 1):
             raise ConfigError(f"per_step is {per_step}: 1 with inside='ordered', else at least 1")
@@ -91,11 +95,11 @@ class Schedule:
     @property
     def decided_until(self) -> int:
         """The first step of the first round that is not decided."""
-        return self.config.first_step(self._num_decided)
+        return self._first_step(self._num_decided)
 
     def round_due(self, steps_done: int) -> int | None:
         """Return the round that begins after so many steps if its losses are wanted, else None."""
-        is_due = steps_done == self.config.first_step(self._num_observed)
+        is_due = steps_done == self._first_step(self._num_observed)
         return self._num_observed if is_due else None
 
     def renew(self, weights: Sequence[int]) -> None:
@@ -268,7 +272,10 @@ class Schedule:
         self._remaining = self._remaining - made.counts
         self._rounds.append(made)
         self._num_decided += 1
-        return self._changes(config.first_step(round_id), made)
+        return self._changes(self._first_step(round_id), made)
+
+    def _first_step(self, round_id: int) -> int:
+        return self._begin + self.config.first_step(round_id)
 
     def _changes(self, step: int, made: Round) -> list[Change]:
         if self._belief.is_empty:  # as it came: not even the same weights anew

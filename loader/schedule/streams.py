@@ -22,6 +22,7 @@ def schedule_streams(
     weights: Sequence[int],
     num_strands: int,
     steps_ahead: int,
+    begin: int = 0,
 ) -> Schedule:
     """Return the schedule of a loader's streams.
 
@@ -34,6 +35,7 @@ def schedule_streams(
         weights: Of the streams, as the loader begins.
         num_strands: Of its order: each draws its own part of a round.
         steps_ahead: How many steps may be planned beyond those delivered.
+        begin: The step at which the first horizon begins.
 
     Raises:
         ConfigError: Labels are inline, the order is foreign, there is one stream, or a decision
@@ -58,4 +60,4 @@ def schedule_streams(
             f"least {steps_ahead} steps: so many may be planned ahead"
         )
     per_step = 1 if config.inside == "ordered" else loader.batch_rows // num_strands
-    return Schedule(weights, config, per_step)
+    return Schedule(weights, config, per_step, begin)

@@ -70,7 +70,7 @@ def observe(loader, due, influences):
 
 
 def scheduled(loader, steps, influences=True):
-    observe(loader, loader.round_due(0), influences)
+    assert loader.round_due(0) is None  # the first horizon begins with the first policy's lag
     return run(loader, steps, influences)
 
 
@@ -192,7 +192,7 @@ def test_influence_changes_the_pace(corpus):
         metrics = loader.metrics()
     with open_loader(corpus) as plain:
         assert run(plain, 40) != paced
-    assert metrics["schedule/edges"] > 0 and metrics["schedule/rounds"] == 21
+    assert metrics["schedule/edges"] > 0 and metrics["schedule/rounds"] == 19
     shares = [metrics[f"schedule/consumed_{i}(%)"] for i in range(int(metrics["schedule/units"]))]
     assert sum(shares) == pytest.approx(100)
 
@@ -200,7 +200,7 @@ def test_influence_changes_the_pace(corpus):
 def test_delta_zero_keeps_the_mix_of_every_round(corpus):
     calm = dataclasses.replace(SCHEDULE, delta=0.0)
     with open_loader(corpus, schedule=calm) as loader:
-        scheduled(loader, 2)
+        scheduled(loader, 4)
         rounds = loader._pacer.schedule.rounds
         budgets = loader._pacer.schedule.budgets
     for each in rounds:
@@ -211,7 +211,7 @@ def test_delta_zero_keeps_the_mix_of_every_round(corpus):
 def test_a_round_that_nobody_observed_is_named(corpus):
     with (
         open_loader(corpus, schedule=SCHEDULE) as loader,
-        pytest.raises(StateError, match=r"step 4 needs the losses of round 0"),
+        pytest.raises(StateError, match=r"step 8 needs the losses of round 0"),
     ):
         run_without_observing(loader, 10)
     with open_loader(corpus, schedule=SCHEDULE, deterministic=False) as loader:
@@ -267,6 +267,9 @@ def test_what_cannot_be_is_refused_by_name(corpus, tmp_path):
         open_loader(bare)
     with pytest.raises(ConfigError, match="lag_rounds"):
         open_loader(corpus, schedule=ScheduleConfig(horizon_steps=8, round_steps=1, lag_rounds=1))
+    for wrong in ({"horizon_steps": 16}, {"lag_rounds": 3}):
+        with pytest.raises(ConfigError, match="budgets of one policy"):
+            open_loader(corpus, schedule=dataclasses.replace(SCHEDULE, **wrong))
 
 
 def test_labels_of_other_agents_are_refused(corpus):

@@ -12,9 +12,12 @@ import pytest
 import torch
 from corpora import random_lengths, small_agents, write_corpus
 from moot.loader import AgentSet, ConfigError, ConsoleConfig
+from moot.loader.label import label_corpus
 from moot.loader.ledger import batches, read_ledger
+from moot.loader.probes import UnitProbes
 from moot.loader.storage import open_store
-from moot.trainer.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from moot.trainer.config import DataConfig, ModelConfig, RunConfig, ScheduleSettings, TrainConfig
+from moot.trainer.pacing import UnitMeasure
 from moot.trainer.recipe import learning_rate, threshold_console
 from moot.trainer.train import Trainer
 
@@ -197,3 +200,83 @@ def test_waiting_is_counted(corpus, tmp_path):
     started = time.perf_counter()
     summary = Trainer(config_of(corpus, tmp_path, "random")).run()
     assert 0 < summary["wait_s"] <= summary["wall_s"] <= time.perf_counter() - started
+
+
+# Stored labels and schedules ---------------------------------------------------------------------
+
+PACE = {"horizon_steps": 6, "round_steps": 2, "lag_rounds": 2, "edges": "lookahead"}
+
+
+@pytest.fixture(scope="module")
+def labelled(corpus):
+    """The same corpus, labelled."""
+    label_corpus(f"{corpus}/train", small_agents())
+    return corpus
+
+
+def paced_config(corpus, out, schedule=PACE, **train):
+    config = config_of(corpus, out, **train)
+    data = dataclasses.replace(config.data, labels="stored")
+    settings = None if schedule is None else ScheduleSettings(probes_per_unit=4, **schedule)
+    console = ConsoleConfig(refresh_steps=6, policy_lag=4)
+    return dataclasses.replace(config, data=data, schedule=settings, console=console)
+
+
+def test_a_paced_run_leaves_its_rounds(labelled, tmp_path):
+    summary = Trainer(paced_config(labelled, tmp_path)).run()
+    rounds = lines(tmp_path / "rounds.jsonl")
+    assert [row["step"] for row in rounds] == list(range(4, STEPS + 1, 2))
+    units = json.loads((tmp_path / "run.json").read_text())["units"]
+    assert all(len(row["losses"]) == len(units) == len(row["influence"]) for row in rounds)
+    metrics = lines(tmp_path / "metrics.jsonl")[-1]
+    assert metrics["schedule/rounds"] == len(rounds) and metrics["schedule/probe_time(%)"] > 0
+    assert summary["probes_s"] > 0
+
+
+def test_a_paced_run_goes_on_in_the_middle_of_a_round(labelled, tmp_path):
+    """A checkpoint falls between two rounds; everything behind it is the same."""
+    whole = Trainer(paced_config(labelled, tmp_path / "whole", checkpoint_steps=3)).run()
+    part = Trainer(paced_config(labelled, tmp_path / "part", checkpoint_steps=3))
+    part._checkpoint = stopping_after(part._checkpoint, step=9)
+    with pytest.raises(KeyboardInterrupt):
+        part.run()
+    again = Trainer(paced_config(labelled, tmp_path / "part", checkpoint_steps=3)).run()
+    assert again["reference_loss"] == whole["reference_loss"]
+    assert recorded(tmp_path / "part") == recorded(tmp_path / "whole")
+    assert lines(tmp_path / "part/rounds.jsonl") == lines(tmp_path / "whole/rounds.jsonl")
+
+
+def stopping_after(save, step):
+    def checkpoint(loader, done):
+        save(loader, done)
+        if done == step:
+            raise KeyboardInterrupt
+
+    return checkpoint
+
+
+def test_probing_leaves_the_run_as_it_is(labelled, tmp_path):
+    """Rounds that learn nothing (regression before it can) change neither batches nor losses."""
+    plain = Trainer(paced_config(labelled, tmp_path / "plain", schedule=None)).run()
+    calm = PACE | {"edges": "regression"}
+    paced = Trainer(paced_config(labelled, tmp_path / "paced", schedule=calm)).run()
+    assert recorded(tmp_path / "plain") == recorded(tmp_path / "paced")
+    assert paced["reference_loss"] == plain["reference_loss"]
+
+
+def test_a_schedule_needs_stored_labels(corpus, tmp_path):
+    settings = config_of(corpus, tmp_path).to_dict()
+    with pytest.raises(ConfigError, match=r"data\.labels = 'stored'"):
+        RunConfig.from_dict(settings | {"schedule": {"horizon_steps": 8, "round_steps": 2}})
+
+
+def test_look_ahead_costs_what_is_promised():
+    """16 units, 16 probes, a refresh every 500 steps of 64 rows: at most 5.5 % of the rows."""
+    model = torch.nn.Linear(1, 1)
+    unit = np.repeat(np.arange(16), 16)
+    cu_seqlens = np.arange(len(unit) + 1) * 2
+    probes = UnitProbes(unit, np.zeros(2 * len(unit), np.int64), cu_seqlens, unit)
+    settings = ScheduleSettings(horizon_steps=500, round_steps=500)
+    optimizer = torch.optim.AdamW(model.parameters())
+    measure = UnitMeasure(model, optimizer, probes, settings)
+    assert measure.rows_of_influence <= 0.055 * 500 * 64 * 3  # a step's row: forward and backward
