@@ -27,6 +27,7 @@ from moot.trainer.feedback import Feedback, GhostCapture, capture, feedback
 from moot.trainer.feedback.reference import document_gradient
 from moot.trainer.feedback.scratch import Scratch
 from moot.trainer.train import Trainer
+from ops.facts import processor
 
 PARTS = (
     (Trainer, "_train", "waiting for batches, and the rest of the loop"),
@@ -145,6 +146,7 @@ def measure(work, steps, size_bytes):
         "size_bytes": size_bytes,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -157,9 +159,9 @@ def table_of(row):
         "# Where the time of a demo step goes with the console on",
         "",
         f"`benchmarks/profile_console_step.py`, {row['steps']} steps from the start, a refresh of "
-        f"{row['probes']} probes every {row['refresh_steps']}; {row['threads']} threads, torch "
-        f"{row['torch']}, Python {row['python']}, corpus of {row['size_bytes']:,} B of text. One "
-        "run. Each part without the parts inside it.",
+        f"{row['probes']} probes every {row['refresh_steps']}; {row['cpu']}, "
+        f"{row['threads']} threads, torch {row['torch']}, Python {row['python']}, corpus of "
+        f"{row['size_bytes']:,} B of text. One run. Each part without the parts inside it.",
         "",
         "| part | ms a step | share |",
         "|---|---|---|",

@@ -56,6 +56,8 @@ class LoaderConfig:
     labels: Literal["inline", "stored"] = "inline"
     """Where the console finds labels: made of what is streamed, or stored by `moot label`, which
     then decide before anything is fetched."""
+    max_units: int = 32
+    """Units that the joint cells of stored labels are merged into, at most."""
     schedule: ScheduleConfig | None = None
     """Paces the units of stored labels, or the streams of a loader without a console."""
     probes_per_unit: int = 16
@@ -136,7 +138,7 @@ class LoaderConfig:
         self._check_whole_numbers()
         minimum = {"batch_rows": 1, "seq_len": 2, "lanes": 1, "window_shards": 1}
         minimum |= {"num_probes": 1, "flush_steps": 1, "replication": 1, "probes_per_unit": 1}
-        minimum |= {"budget_bytes": 1}
+        minimum |= {"budget_bytes": 1, "max_units": 1}
         for name, least in minimum.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")

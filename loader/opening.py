@@ -187,6 +187,7 @@ def make_plan(
         plan["agents"] = _digest([*model, json.dumps(infos, sort_keys=True)])
     if source.units is not None:
         plan |= {"labels": source.units.cells.digest, "keep": config.keep}
+        plan["max_units"] = config.max_units
     if config.schedule is not None:
         plan["schedule"] = asdict(config.schedule)
     return json.loads(json.dumps(plan))  # as a state that was saved reads
@@ -211,7 +212,13 @@ def _open_wanted(corpus: Corpus, config: LoaderConfig) -> Wanted | None:
 
 def _open_units(corpus: Corpus, config: LoaderConfig, agents: AgentSet) -> StoredUnits:
     strands = _order_settings(config, [corpus.samples_per_shard])["num_strands"]
-    return StoredUnits(corpus, agents, num_strands=strands, kept_shards=4 * config.window_shards)
+    return StoredUnits(
+        corpus,
+        agents,
+        max_units=config.max_units,
+        num_strands=strands,
+        kept_shards=4 * config.window_shards,
+    )
 
 
 def _order_settings(config: LoaderConfig, by_stream: Iterable[np.ndarray]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class StoredUnits:
     Args:
         corpus: Labelled by `moot label`.
         agents: Whose labels are stored.
+        max_units: Units that cells are merged into, at most.
         num_strands: Of the order: a unit holds as many documents at least.
         kept_shards: Shards whose labels are kept.
 
@@ -57,7 +58,13 @@ class StoredUnits:
     """
 
     def __init__(
-        self, corpus: Corpus, agents: AgentSet, *, num_strands: int, kept_shards: int
+        self,
+        corpus: Corpus,
+        agents: AgentSet,
+        *,
+        max_units: int,
+        num_strands: int,
+        kept_shards: int,
     ) -> None:
         self.cells: JointCells = joint_cells(corpus, agents.names)
         for position, agent in enumerate(agents.agents):
@@ -69,8 +76,9 @@ class StoredUnits:
                 )
         self.agents = agents
         documents = self.cells.documents.sum(axis=1)
-        share = num_strands / documents.sum()
-        merged = merge_cells(self.cells.labels, documents, min_share=float(np.nextafter(share, 1)))
+        share = float(np.nextafter(num_strands / documents.sum(), 1))
+        labels = self.cells.labels
+        merged = merge_cells(labels, documents, max_units=max_units, min_share=share)
         self.unit_of = merged.unit_of
         self.documents = documents
         self.rows = UnitRows(corpus, self.cells, self.unit_of, kept_shards=kept_shards)

@@ -32,6 +32,8 @@ class DataConfig:
     """"random" streams everything, "threshold" cuts by the quality label, "console" selects."""
     labels: str = "inline"
     """"inline" scores what is streamed, "stored" takes the labels of `moot label` ("console")."""
+    max_units: int = 32
+    """"stored": units that the labels' joint cells are merged into, at most."""
     keep: float = 0.25
     """The share of candidate tokens trained on ("threshold" and "console")."""
     threshold: int = 3

@@ -260,6 +260,7 @@ class Trainer:
             console=self._console(),
             agents=self.agents,
             labels=data.labels if data.kind == "console" else "inline",
+            max_units=data.max_units,
             keep=data.keep,
             schedule=self.config.schedule.pace if self.config.schedule is not None else None,
             probes_per_unit=getattr(self.config.schedule, "probes_per_unit", 16),
