@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..loader import ConsoleConfig
 from ..loader.errors import ConfigError
-from ..loader.schedule import ScheduleConfig
+from ..loader.schedule import GateConfig, ScheduleConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -163,6 +163,49 @@ class ScheduleSettings(ScheduleConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OrderSettings:
+    """[order]: the order of the batches in a chunk of steps (docs/d3.md, "The gate")."""
+
+    mode: str = "off"
+    """"off"; "commutator", behind the gate; "published", every chunk as the paper prints it."""
+    chunk_steps: int = 8
+    """Steps of a chunk; refreshes, rounds and checkpoints fall on its borders."""
+    edge_rows: int = 2
+    """Rows of each batch by which it is judged, an eighth of it at most: the two gradients of each
+    batch then cost a quarter of the chunk's training at most."""
+    reference_docs: int = 48
+    """Reference documents in each of two halves: what is to end low, and the gate's probe loss."""
+    tolerance: float = 0.5
+    """Advantages that bind, at least, in root mean squares of the chunk's."""
+    sharpness_iterations: int = 3
+    """Products of the power iteration behind the gate's refusal."""
+    alpha: float = 0.05
+    """As in `GateConfig`, like the three below."""
+    trial_every: int = 2
+    max_sharpness: float = 0.5
+    bet: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be ordered."""
+        if self.mode not in ("off", "commutator", "published"):
+            raise ConfigError(
+                f"order.mode is {self.mode!r}, must be 'off', 'commutator' or 'published'"
+            )
+        least = {"chunk_steps": 2, "edge_rows": 1, "reference_docs": 1, "sharpness_iterations": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"order.{name} is {getattr(self, name)}, must be >= {value}")
+        if not self.tolerance >= 0:
+            raise ConfigError(f"order.tolerance is {self.tolerance}, must be >= 0")
+        self.gate_config(0)
+
+    def gate_config(self, seed: int) -> GateConfig:
+        """Return the gate's settings."""
+        names = ("alpha", "trial_every", "max_sharpness", "bet")
+        return GateConfig(seed=seed, **{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """A whole run. `out` is its directory; `seed` names order, model and probes."""
 
@@ -174,9 +217,12 @@ class RunConfig:
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     feedback: FeedbackSettings = field(default_factory=FeedbackSettings)
     schedule: ScheduleSettings | None = None
+    order: OrderSettings = field(default_factory=OrderSettings)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        if self.order.mode != "off":
+            self._check_order()
         is_stored = self.data.kind == "console" and self.data.labels == "stored"
         if self.schedule is not None and not is_stored:
             raise ConfigError(
@@ -187,6 +233,23 @@ class RunConfig:
             raise ConfigError(
                 f"train.accumulation ({self.train.accumulation}) must divide data.batch_rows "
                 f"({self.data.batch_rows})"
+            )
+
+    def _check_order(self) -> None:
+        size = self.order.chunk_steps
+        borders = {"train.checkpoint_steps": self.train.checkpoint_steps}
+        if self.data.kind == "console" and self.console.mode != "fixed":
+            borders["console.refresh_steps"] = self.console.refresh_steps
+        if self.schedule is not None:
+            borders["console.policy_lag"] = self.console.policy_lag
+            borders["schedule.round_steps"] = self.schedule.round_steps
+        for name, steps in borders.items():
+            if steps % size:
+                raise ConfigError(f"order.chunk_steps ({size}) must divide {name} ({steps})")
+        if 8 * self.order.edge_rows > self.data.batch_rows:
+            raise ConfigError(
+                f"order.edge_rows ({self.order.edge_rows}) must be an eighth of data.batch_rows "
+                f"({self.data.batch_rows}) at most: ordering would cost more than a quarter"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,6 +268,7 @@ class RunConfig:
             "train": TrainConfig,
             "feedback": FeedbackSettings,
             "schedule": ScheduleSettings,
+            "order": OrderSettings,
         }
         values = {
             name: _section(sections[name], value, name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run: run.json, metrics.jsonl, evals.jsonl, rounds.jsonl, summary.json.
+"""The files of a run: run.json, metrics.jsonl, evals.jsonl, summary.json.
 
-Lines are written as they come. A run that resumes at step s drops the lines of later steps, so that
+With a schedule there is rounds.jsonl too, with an order of batches chunks.jsonl. Lines are written as they come. A run that resumes at step s drops the lines of later steps, so that
 each step stands once.
 """
 
@@ -56,9 +56,9 @@ class RunFiles:
 
     def rewind(self, step: int) -> None:
         """Drop all lines of steps after `step`."""
-        for name in ("metrics.jsonl", "evals.jsonl", "rounds.jsonl"):
+        for name in ("metrics.jsonl", "evals.jsonl", "rounds.jsonl", "chunks.jsonl"):
             kept = [json.dumps(row) for row in self._rows(name) if row["step"] <= step]
-            if not kept and name == "rounds.jsonl":
+            if not kept and name in ("rounds.jsonl", "chunks.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
                 continue
             part = self.folder / f"{name}.part"

@@ -19,6 +19,7 @@ import torch
 from ..loader import AgentSet, ConfigError, ConsoleConfig, Loader, open_corpus
 from ..loader.storage import open_store
 from .checkpoint import load_latest, random_state, save_checkpoint, set_random_state
+from .chunks import ChunkOrder
 from .config import RunConfig
 from .corpora import read_meta
 from .evaluate import evaluate
@@ -109,6 +110,9 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config)
         self.feedback = self._feedback()
         self._measure: UnitMeasure | None = None
+        self._chunks: ChunkOrder | None = None
+        if config.order.mode != "off":
+            self._chunks = ChunkOrder(config, self.model, self.optimizer, self._reference)
         self._clock = _Clock()
         self._select_s = 0.0
         self._tokens = 0
@@ -143,10 +147,11 @@ class Trainer:
         losses: list[torch.Tensor] = []
         for step in range(start, train.steps):
             waited = time.perf_counter()
-            batch = next(batches)
+            batch = next(batches) if self._chunks is None else self._chunks.next(step, batches)
             self._clock.add("wait", waited)
             losses.append(self._step(step, batch))
             done = step + 1
+            self._end_of_chunk(done)
             self._refresh(loader, done)
             self._probe(loader, done)
             is_last = done == train.steps
@@ -193,6 +198,10 @@ class Trainer:
             rewards = np.random.default_rng([self.config.seed, refresh]).permutation(rewards)
         loader.credit(refresh, probes.ids, rewards)
         self._clock.add("feedback", started)
+
+    def _end_of_chunk(self, steps_done: int) -> None:
+        if self._chunks is not None and (row := self._chunks.end(steps_done)) is not None:
+            self.files.append("chunks.jsonl", row)
 
     def _probe(self, loader: Loader, steps_done: int) -> None:
         """Hand in what the units' probes say if a round begins after this many steps."""
@@ -245,6 +254,9 @@ class Trainer:
         if self._measure is not None:
             spent = self._clock.read()
             row["schedule/probe_time(%)"] = 100 * spent["probes"] / max(spent["wall"], 1e-9)
+        if self._chunks is not None:
+            wall = max(self._clock.read()["wall"], 1e-9)
+            row |= {**self._chunks.metrics(), "order/cost(%)": 100 * self._chunks.seconds / wall}
         self.files.append("metrics.jsonl", row)
         self._observe(row)
 
@@ -383,6 +395,7 @@ class Trainer:
             "tokens": self._tokens,
             "spent": self._clock.read(),
             "select_s": self._select_s,
+            "chunks": self._chunks.state_dict() if self._chunks is not None else None,
         }
         save_checkpoint(self.files.folder / "checkpoints", step, state)
 
@@ -397,6 +410,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"])
         loader.load_state_dict(state["loader"])
+        if self._chunks is not None:
+            self._chunks.load_state_dict(state["chunks"])
         self._tokens = int(state["tokens"])
         self._clock.load(state["spent"])
         self._select_s = float(state["select_s"])
