@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a run: run.json, metrics.jsonl, evals.jsonl, summary.json.
 
-With a schedule there is rounds.jsonl too, with an order of batches chunks.jsonl. Lines are written as they come. A run that resumes at step s drops the lines of later steps, so that
-each step stands once.
+With a schedule there is rounds.jsonl too, with an order of batches chunks.jsonl. Lines are written
+as they come. A run that resumes at step s drops the lines of later steps, so that each step stands
+once.
 """
 
 import json
