@@ -9,6 +9,7 @@ from corpora import random_lengths, small_agents, write_corpus
 from moot.loader import ConfigError, ConsoleConfig
 from moot.loader.storage import open_store
 from moot.trainer.config import DataConfig, ModelConfig, OrderSettings, RunConfig, TrainConfig
+from moot.trainer.report import write_report
 from moot.trainer.train import Trainer
 
 STEPS = 18  # four chunks of four and two steps more
@@ -73,6 +74,7 @@ def test_a_trial_orders_one_chunk_of_a_pair(corpus, tmp_path):
     assert sum(is_ordered[:2]) == sum(is_ordered[2:]) == 1
     assert all(sorted(row["order"]) == [0, 1, 2, 3] for row in rows)
     assert all(np.isfinite(row["drop"]) for row in rows) and rows[-1]["schedule/gate_trials"] == 2
+    assert "Evidence that ordering batches helps" in write_report(tmp_path).read_text()
     metrics = lines(tmp_path / "metrics.jsonl")[-1]
     assert metrics["order/cost(%)"] > 0 and metrics["schedule/gate_open"] == 0
 

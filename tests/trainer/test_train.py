@@ -19,6 +19,8 @@ from moot.loader.storage import open_store
 from moot.trainer.config import DataConfig, ModelConfig, RunConfig, ScheduleSettings, TrainConfig
 from moot.trainer.pacing import UnitMeasure
 from moot.trainer.recipe import learning_rate, threshold_console
+from moot.trainer.report import schedule
+from moot.trainer.report.runs import load_run
 from moot.trainer.train import Trainer
 
 STEPS = 12
@@ -214,10 +216,10 @@ def labelled(corpus):
     return corpus
 
 
-def paced_config(corpus, out, schedule=PACE, **train):
+def paced_config(corpus, out, pace=PACE, **train):
     config = config_of(corpus, out, **train)
-    data = dataclasses.replace(config.data, labels="stored")
-    settings = None if schedule is None else ScheduleSettings(probes_per_unit=4, **schedule)
+    data = dataclasses.replace(config.data, labels="stored", max_units=6)
+    settings = None if pace is None else ScheduleSettings(probes_per_unit=4, **pace)
     console = ConsoleConfig(refresh_steps=6, policy_lag=4)
     return dataclasses.replace(config, data=data, schedule=settings, console=console)
 
@@ -231,6 +233,15 @@ def test_a_paced_run_leaves_its_rounds(labelled, tmp_path):
     metrics = lines(tmp_path / "metrics.jsonl")[-1]
     assert metrics["schedule/rounds"] == len(rounds) and metrics["schedule/probe_time(%)"] > 0
     assert summary["probes_s"] > 0
+    run = load_run(tmp_path)
+    held = schedule.advantage(run)
+    assert held is not None and held[0].shape == (len(units), len(units))
+    for name, figure in (
+        ("graph", schedule.influence_graph(run, held)),
+        ("mixture", schedule.mixture_over_time(run)),
+        ("losses", schedule.losses_over_time(run)),
+    ):
+        figure.savefig(tmp_path / f"{name}.png")
 
 
 def test_a_paced_run_goes_on_in_the_middle_of_a_round(labelled, tmp_path):
@@ -257,9 +268,9 @@ def stopping_after(save, step):
 
 def test_probing_leaves_the_run_as_it_is(labelled, tmp_path):
     """Rounds that learn nothing (regression before it can) change neither batches nor losses."""
-    plain = Trainer(paced_config(labelled, tmp_path / "plain", schedule=None)).run()
+    plain = Trainer(paced_config(labelled, tmp_path / "plain", pace=None)).run()
     calm = PACE | {"edges": "regression"}
-    paced = Trainer(paced_config(labelled, tmp_path / "paced", schedule=calm)).run()
+    paced = Trainer(paced_config(labelled, tmp_path / "paced", pace=calm)).run()
     assert recorded(tmp_path / "plain") == recorded(tmp_path / "paced")
     assert paced["reference_loss"] == plain["reference_loss"]
 

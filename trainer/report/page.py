@@ -25,6 +25,7 @@ from .sections import (
     loss_figures,
     mixture_figures,
     policy_figures,
+    schedule_figures,
 )
 
 TEMPLATE = "page.html.j2"
@@ -142,6 +143,7 @@ def _sections(material: Material) -> dict[str, Any]:
     return {
         "losses": loss_figures(material),
         "policy": policy_figures(material),
+        "schedule": schedule_figures(material),
         "damage": damage_figures(material),
         "mixtures": list(mixture_figures(material)),
         "examples": examples(material),

@@ -2,7 +2,8 @@
 """Run directories as the trainer writes them, read into arrays.
 
 A run holds run.json (kind, config, seed, command, versions, machine, corpus, domains, agents),
-metrics.jsonl (one object a logged step), evals.jsonl (one an evaluation), summary.json and ledger/.
+metrics.jsonl (one object a logged step), evals.jsonl (one an evaluation), summary.json and ledger/;
+with a schedule rounds.jsonl, with an order of batches chunks.jsonl.
 A line that a resumed run wrote again replaces the lines of its step and of later steps; a last line
 torn by a kill is passed over.
 """
@@ -52,6 +53,8 @@ class Run:
     metrics: Mapping[str, NDArray[np.float64]]
     evals: Mapping[str, NDArray[np.float64]]
     summary: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]] = ()
+    chunks: Sequence[Mapping[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -72,6 +75,11 @@ class Run:
     def domains(self) -> tuple[str, ...]:
         """Names of the domains, by number."""
         return tuple(self.info.get("domains") or ())
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What each unit of a schedule holds, in words."""
+        return tuple(self.info.get("units") or ())
 
     @cached_property
     def agents(self) -> tuple[AgentNames, ...]:
@@ -124,6 +132,8 @@ def load_run(path: str | Path) -> Run:
         metrics=metrics,
         evals=evals,
         summary=_object(summary) if summary.is_file() else {},
+        rounds=_lines(path / "rounds.jsonl"),
+        chunks=_lines(path / "chunks.jsonl"),
     )
 
 

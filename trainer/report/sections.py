@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...loader.errors import MootError
-from . import curves, mixtures
+from . import curves, mixtures, schedule
 from .documents import CLEAN, Documents, Excerpt, Facts
 from .plot import AGENT_COLOURS, WIDE, Drawn, finish, run_colours
 from .runs import Run
@@ -124,6 +124,53 @@ def policy_figures(material: Material) -> list[Drawn]:
                 curves.memory_over_time(run, place),
                 f"memory-{agent.slug}",
                 f"Memory of {agent.name}",
+            )
+        )
+    return drawn
+
+
+def schedule_figures(material: Material) -> list[Drawn]:
+    """Draw what D3 did in the first run that has rounds or chunks."""
+    drawn = []
+    paced = next((run for run in material.runs if run.rounds and run.units), None)
+    held = None if paced is None else schedule.advantage(paced)
+    if paced is not None and held is not None:
+        drawn.append(
+            material.draw(
+                schedule.influence_graph(paced, held),
+                "influence-graph",
+                "Who should go first",
+                "Units from top to bottom in the order that the arrows ask for; a dot grows with "
+                "the unit's planned share. An arrow goes from the unit that should go first, as "
+                "wide as its advantage; orange ones cannot be kept. Only what exceeds its error "
+                f"binds, and at most {schedule.MOST_EDGES} arrows are drawn.",
+            )
+        )
+    if paced is not None:
+        drawn.append(
+            material.draw(
+                schedule.mixture_over_time(paced),
+                "planned-and-consumed",
+                "Units: planned and consumed",
+                "Documents of each unit, summed from the start: of the rounds behind, and as "
+                "delivered. A round holds its proportions; how many documents fill its steps "
+                "follows from their lengths, so the sums may drift apart.",
+            )
+        )
+        drawn.append(
+            material.draw(
+                schedule.losses_over_time(paced), "unit-losses", "Losses of the units' probes"
+            )
+        )
+    gated = next((run for run in material.runs if run.chunks and "drop" in run.chunks[0]), None)
+    if gated is not None:
+        drawn.append(
+            material.draw(
+                schedule.gate_evidence(gated),
+                "gate",
+                "Evidence that ordering batches helps",
+                "A dot is a chunk that was ordered. Below the dashed line only chunks on trial "
+                "are.",
             )
         )
     return drawn
