@@ -133,7 +133,8 @@ class Source:
         share, num_open = weights / weights.sum(), 0
         for queue, position in enumerate(table[:, 0].tolist()):
             drawn = float(share[queue % num_streams])
-            if not drawn or (self.wanted is None and not read[queue]):
+            needs_rows = self.wanted is not None or self.units is not None
+            if not drawn or not (needs_rows or read[queue]):
                 continue
             ahead = list(self.order.upcoming(queue, position, math.ceil(reach * drawn)))
             located += [shard for _, shard in ahead]

@@ -8,7 +8,7 @@ import pytest
 from corpora import random_lengths, small_agents, write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
-from moot.loader import AgentSet, ConfigError, ConsoleConfig, Loader, StateError
+from moot.loader import AgentSet, ConfigError, ConsoleConfig, Loader, StateError, Stream
 from moot.loader.batches import Place, gather_candidates
 from moot.loader.console import acceptance
 from moot.loader.console.table import ONE
@@ -252,6 +252,35 @@ def test_the_state_stays_small(corpus, capsys):
     with capsys.disabled():
         print(f"\nstate with {units} units: {sizes} B")
     assert max(sizes) < 256 << 10 and sizes[1] < 1.2 * sizes[0]
+
+
+def test_streams_without_a_console_are_paced_and_resumed(tmp_path):
+    streams = [Stream(write_corpus(tmp_path / f"s{i}", random_lengths(120, i))) for i in range(3)]
+    pace = ScheduleConfig(horizon_steps=160, round_steps=40, lag_rounds=2, edges="lookahead")
+    settings = {"batch_rows": 8, "seq_len": 64, "packing": "pad", "prefetch_batches": 2}
+
+    def read(loader, first, steps, influences):
+        stream, seen = iter(loader), []
+        for step in range(first, first + steps):
+            due = loader.round_due(step)
+            if due is not None:
+                observe(loader, due, influences)
+            next(stream)
+            seen.append(loader.pieces(step).sample_id.tolist())
+        return seen
+
+    with Loader(streams, **settings) as plain:
+        wanted = read(plain, 0, 200, None)
+    with Loader(streams, schedule=pace, **settings) as loader:
+        assert read(loader, 0, 200, False) == wanted
+    with Loader(streams, schedule=pace, **settings) as loader:
+        first = read(loader, 0, 110, True)
+        state = loader.state_dict()
+        rest = read(loader, 110, 90, True)
+    assert first + rest != wanted
+    with Loader(streams, schedule=pace, **settings) as loader:
+        loader.load_state_dict(state)
+        assert read(loader, 110, 90, True) == rest
 
 
 # Refusals -------------------------------------------------------------------------------------
