@@ -4,7 +4,8 @@
 A batch is what one step takes, whatever the passes it is accumulated over, so its passes never come
 apart. "commutator" orders a chunk where the gate says so; "published" orders every chunk as the
 paper prints it, without a gate. The learning rate belongs to the step, not to the batch. Measuring
-leaves the model bit for bit as it was, so a gate that stays closed changes nothing.
+leaves the model bit for bit as it was: only chunks that are ordered, on trial or behind an open
+gate, differ from a run without.
 Source: docs/d3.md, "The gate" and "Edges of a model".
 """
 
@@ -118,8 +119,10 @@ class ChunkOrder:
         point = Neighbourhood(self._model, self._optimizer)
         self._row = {"order": as_it_came, "sharpness": None}
         if self.gate.needs_sharpness:
-            self._row["sharpness"] = self._sharpness(point, losses[0], rate * len(chunk))
-            self.gate.begin(self._row["sharpness"])
+            # Without a step behind it Adam has no scale, and what is measured says nothing.
+            found = self._sharpness(point, losses[0], rate * len(chunk)) if step else None
+            self._row["sharpness"] = found
+            self.gate.begin(float("inf") if found is None else found)
         if self.gate.measures_next:
             self._before = self._probe_loss()
         if self.gate.orders_next:

@@ -246,10 +246,12 @@ class RunConfig:
         for name, steps in borders.items():
             if steps % size:
                 raise ConfigError(f"order.chunk_steps ({size}) must divide {name} ({steps})")
-        if 8 * self.order.edge_rows > self.data.batch_rows:
+        is_gated = self.order.mode == "commutator"
+        if is_gated and 8 * self.order.edge_rows > self.data.batch_rows:
             raise ConfigError(
                 f"order.edge_rows ({self.order.edge_rows}) must be an eighth of data.batch_rows "
-                f"({self.data.batch_rows}) at most: ordering would cost more than a quarter"
+                f"({self.data.batch_rows}) at most: two gradients of each batch would cost more "
+                "than a quarter"
             )
 
     def to_dict(self) -> dict[str, Any]:
